@@ -1,0 +1,128 @@
+"""What a front end hands over: a compiled probabilistic program.
+
+`Target` is the one class that algorithms see; it asks everything of an `AbstractProgram`. A front end (NumPyro, Pyro, a
+plain function) is one final subclass and one ``from_*`` function.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array
+
+from ._types import Batch, Key, Position, Values
+
+
+class Plate(NamedTuple):
+    """A plate of the program: conditionally independent along one axis."""
+
+    name: str
+    size: int
+    dim: int
+    """Negative batch dimension that the plate owns."""
+    subsample_size: int | None = None
+    """Minibatch size declared by the program, or None when the plate is always full."""
+
+
+class Site(NamedTuple):
+    """Static description of one site, at full (not subsampled) size."""
+
+    name: str
+    kind: Literal["latent", "observed", "factor", "deterministic", "enumerated"]
+    shape: tuple[int, ...]
+    """Shape of the value in the user's space (log-probability shape for a factor)."""
+    unconstrained_shape: tuple[int, ...] | None = None
+    """Shape of the site's entry in a position; None unless the site is latent."""
+    plates: tuple[Plate, ...] = ()
+    event_dim: int = 0
+    """Number of rightmost axes of the value that belong to one event."""
+    support: str = "real"
+    """Human-readable support, for messages and tables."""
+
+
+class Term(NamedTuple):
+    """One factor of the joint density, before reduction."""
+
+    log_prob: Array
+    """Masked but unscaled log-probability; shape is the site's batch shape (enumerated dims on the left)."""
+    scale: Array | float = 1.0
+    """Multiplier from plate subsampling and from scale handlers; broadcasts against ``log_prob``."""
+
+
+class Evaluation(NamedTuple):
+    """Everything that one run of the program at one position produces. Unused parts cost nothing under jit."""
+
+    values: Values
+    """Latent sites in the user's space."""
+    deterministics: Values
+    terms: dict[str, Term]
+    """Latent (except improper, which contribute zero), observed, factor and enumerated sites."""
+    log_dets: dict[str, Array]
+    """Scalar log |d value / d position| per latent site, plate scale included."""
+
+
+class AbstractProgram(eqx.Module):
+    """A probabilistic program, compiled: static description plus pure functions of a position.
+
+    A pytree: data and learnable parameters are array leaves, so a program can be passed through ``jit`` without being
+    baked into the compiled code.
+    """
+
+    params: eqx.AbstractVar[dict[str, Any]]
+    """Learnable parameters on unconstrained space, by name (empty when the program has none)."""
+    sites: eqx.AbstractVar[tuple[Site, ...]]
+    plates: eqx.AbstractVar[tuple[Plate, ...]]
+    enumerated: eqx.AbstractVar[tuple[tuple[str, int, int], ...]]
+    """Marginalised discrete sites: (name, negative dim left of every plate, cardinality)."""
+    source: eqx.AbstractVar[str]
+    """Where the program came from, for messages: ``"numpyro:eight_schools"``."""
+
+    @abc.abstractmethod
+    def evaluate(self, position: Position, batch: Batch | None = None) -> Evaluation:
+        """Run the program at a position. Pure and traceable.
+
+        Args:
+            position: ``{latent site: unconstrained array}`` at full size, also for latents inside a subsampled plate.
+            batch: indices per subsampled plate; None runs every plate at full size with scale one.
+        """
+
+    @abc.abstractmethod
+    def unconstrain(self, values: Mapping[str, Any]) -> Position:
+        """Map values of the latent sites in the user's space to a position. Inverse of ``evaluate(...).values``.
+
+        Raises:
+            ValueError: naming the site, if a value is missing, has the wrong shape or lies outside the support.
+        """
+
+    @abc.abstractmethod
+    def simulate(self, key: Key, values: Values | None = None) -> Values:
+        """Draw every site of the program, observed ones included, from the generative process.
+
+        Args:
+            key: a key; equal keys give equal draws.
+            values: latent sites to hold fixed (posterior predictive); None draws them from the prior.
+
+        Returns:
+            Latent, observed and deterministic sites by name, at full size.
+
+        Raises:
+            ValueError: naming the site, if a site that must be drawn is improper.
+        """
+
+    @abc.abstractmethod
+    def param_values(self) -> dict[str, Any]:
+        """The learnable parameters in the user's space."""
+
+    @abc.abstractmethod
+    def observed(self) -> Values:
+        """Observed data by site name, at full size."""
+
+    @abc.abstractmethod
+    def rebind(self, *args: Any, **kwargs: Any) -> AbstractProgram:
+        """The same program and learnable parameters with other arguments (other data), for prediction.
+
+        Sites whose data is now None are no longer observed: they are left to ``simulate`` and are not latent.
+        """
