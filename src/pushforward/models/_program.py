@@ -79,6 +79,8 @@ class AbstractProgram(eqx.Module):
     """Marginalised discrete sites: (name, negative dim left of every plate, cardinality)."""
     source: eqx.AbstractVar[str]
     """Where the program came from, for messages: ``"numpyro:eight_schools"``."""
+    traceable_simulation: eqx.AbstractClassVar[bool]
+    """Whether ``simulate`` may be jitted and vmapped (False when it runs on the host)."""
 
     @abc.abstractmethod
     def evaluate(self, position: Position, batch: Batch | None = None) -> Evaluation:
@@ -119,6 +121,26 @@ class AbstractProgram(eqx.Module):
     @abc.abstractmethod
     def observed(self) -> Values:
         """Observed data by site name, at full size."""
+
+    @abc.abstractmethod
+    def constants(self) -> Values:
+        """Array arguments of the program that are not observed sites (design matrices, group indices), by argument name."""
+
+    @abc.abstractmethod
+    def with_params(self, params: dict[str, Any]) -> AbstractProgram:
+        """The same program with other (unconstrained) learnable parameters."""
+
+    @abc.abstractmethod
+    def initial_params(self, key: Key) -> dict[str, Any]:
+        """Fresh unconstrained initial values of the learnable parameters; random only where the program says so."""
+
+    @abc.abstractmethod
+    def condition(self, values: Mapping[str, Any]) -> AbstractProgram:
+        """The same program with the data of its observed sites replaced by ``values``.
+
+        Raises:
+            ValueError: naming the site, if it is not an observed site or the shape differs.
+        """
 
     @abc.abstractmethod
     def rebind(self, *args: Any, **kwargs: Any) -> AbstractProgram:
