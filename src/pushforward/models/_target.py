@@ -49,6 +49,10 @@ class Target(eqx.Module):
         self.fitted = fitted
         _check_labels(self)
 
+    def __hash__(self) -> int:
+        # By identity, so that jax.jit(target.logdensity) works although the leaves are arrays.
+        return id(self)
+
     # -- densities ---------------------------------------------------------------------------------------------------
 
     def logdensity(self, position: Position, batch: Batch | None = None, *, jacobian: bool = True) -> Float[Array, ""]:

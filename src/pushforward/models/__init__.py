@@ -1,0 +1,5 @@
+"""Models: front ends that turn probabilistic programs into targets, and the variational families (guides)."""
+
+from ._logdensity import from_logdensity as from_logdensity
+from ._numpyro import from_numpyro as from_numpyro
+from ._target import Target as Target
