@@ -1,0 +1,34 @@
+"""Settings and fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_enable_x64", True)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Child processes that tests start read the cache and the import path from the environment.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+
+
+@pytest.fixture
+def getkey() -> Callable[[], jax.Array]:
+    """A function giving a fresh typed key per call: the same sequence in every run of the test."""
+    count = iter(range(10**6))
+    root = jax.random.key(20240817)
+    return lambda: jax.random.fold_in(root, next(count))
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """No implicit dtype or rank promotion. For our own kernels: NumPyro's NUTS divides a float by an integer array."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
