@@ -69,16 +69,35 @@ class NumPyroProgram(AbstractProgram):
         given = check_latent_values(latents, values)
         binding = Binding(values=given, params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data)
         trace = run(self.model, self.arguments, binding, key=jax.random.key(0))
-        position: dict[str, Array] = {}
         for name in latents:
-            fn = trace[name]["fn"]
-            if not bool(jnp.all(fn.support(given[name]))):
+            if not bool(jnp.all(trace[name]["fn"].support(given[name]))):
                 raise ValueError(
                     f"The value of site '{name}' lies outside its support: expected {latents[name].support}, got values between "
                     f"{float(jnp.min(given[name])):.6g} and {float(jnp.max(given[name])):.6g}. Pass a value inside the support."
                 )
-            position[name] = biject_to(fn.support).inv(given[name])
-        return position
+        return self.invert(given)[0]
+
+    def invert(self, values: Values, batch: Batch | None = None) -> tuple[Position, dict[str, Array]]:
+        """See `AbstractProgram.invert`."""
+        binding = Binding(
+            values=values,
+            values_in_batch=True,
+            params=self.param_values(),
+            batch=self._check_batch(batch),
+            plates={p.name: p for p in self.plates},
+            enumerated={name: dim for name, dim, _ in self.enumerated},
+            data=self.data,
+        )
+        trace = run(self.model, self.arguments, binding)
+        position: dict[str, Array] = {}
+        log_dets: dict[str, Array] = {}
+        for name, value in values.items():
+            fn, scale = trace[name]["fn"], trace[name]["scale"]
+            transform = biject_to(fn.support)
+            position[name] = transform.inv(value)
+            log_det = transform.log_abs_det_jacobian(position[name], value)
+            log_dets[name] = jnp.sum(log_det) * (1.0 if scale is None else scale)
+        return position, log_dets
 
     def simulate(self, key: Key, values: Values | None = None) -> Values:
         """See `AbstractProgram.simulate`. Enumerated sites are drawn, not summed."""
@@ -134,7 +153,7 @@ class NumPyroProgram(AbstractProgram):
         named = bind_arguments(self.model, args, kwargs)
         del named
         latent = {s.name for s in self.sites if s.kind == "latent"}
-        fresh = _build(self.model, args, kwargs, jax.random.key(0), latent=latent)
+        fresh = build_program(self.model, args, kwargs, jax.random.key(0), latent=latent)
         return fresh.with_params(self.params)
 
     def _discover(self, key: Key) -> Structure:
@@ -184,7 +203,7 @@ def from_numpyro(
     if not callable(model):
         raise ValueError(f"Expected a NumPyro model (a callable), got {type(model).__name__}: pass the function itself, not its result.")
     named = bind_arguments(model, args, kwargs)
-    program = _build(model, args, kwargs, jax.random.key(0))
+    program = build_program(model, args, kwargs, jax.random.key(0))
     if not any(s.kind in ("observed", "factor") for s in program.sites):
         unset = unset_arguments(model, named)
         if unset:
@@ -195,9 +214,10 @@ def from_numpyro(
     return Target(program, coords=coords, dims=dims)
 
 
-def _build(
+def build_program(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Key, *, latent: set[str] | None = None
 ) -> NumPyroProgram:
+    """Describe a model with its arguments; see `discover` for ``key`` and ``latent``."""
     arguments = Arguments(args, kwargs)
     structure = discover(model, args, kwargs, arguments, key, latent=latent)
     return NumPyroProgram(

@@ -31,6 +31,8 @@ class Binding:
     """Unconstrained values of latent sites, full size."""
     values: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     """Values of sites in the user's space, full size (no change of variables is recorded)."""
+    values_in_batch: bool = False
+    """Whether ``values`` already have minibatch size inside subsampled plates."""
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch: Mapping[str, Array] | None = None
     plates: Mapping[str, Plate] = dataclasses.field(default_factory=dict)
@@ -48,7 +50,6 @@ class _Bind(numpyro.primitives.Messenger):
         super().__init__(fn)
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        b = self.binding
         kind = msg["type"]
         if kind == "control_flow":
             # Sites inside the loop body see the same binding, one time step at a time.
@@ -86,7 +87,7 @@ class _Bind(numpyro.primitives.Messenger):
         if site["is_observed"]:
             return self._select(b.data[name], site, 0) if name in b.data else None
         if name in b.values:
-            return self._select(b.values[name], site, 0)
+            return b.values[name] if b.values_in_batch else self._select(b.values[name], site, 0)
         if name in b.enumerated:
             return _enumerate(site, b.enumerated[name])
         if name not in b.position:

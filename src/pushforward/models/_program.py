@@ -100,6 +100,15 @@ class AbstractProgram(eqx.Module):
         """
 
     @abc.abstractmethod
+    def invert(self, values: Values, batch: Batch | None = None) -> tuple[Position, dict[str, Array]]:
+        """Positions and scalar log-dets (as in `Evaluation`) of latent values, without checks. Pure and traceable.
+
+        Args:
+            values: latent sites in the user's space; with a batch, sites inside a subsampled plate at minibatch size.
+            batch: indices per subsampled plate. The position then has minibatch size along these plates as well.
+        """
+
+    @abc.abstractmethod
     def simulate(self, key: Key, values: Values | None = None) -> Values:
         """Draw every site of the program, observed ones included, from the generative process.
 

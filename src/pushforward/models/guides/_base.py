@@ -1,0 +1,110 @@
+"""What every variational family offers."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, TypeVar
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from .._target import Target
+from .._types import Batch, Key, Position
+
+G = TypeVar("G", bound="AbstractGuide")
+LOG_2PI = 1.8378770664093453
+
+
+class AbstractGuide(eqx.Module):
+    """A distribution over positions whose inexact array leaves are its parameters.
+
+    A guide is made unbound, by its settings alone (``MeanField()``), and bound to a target by `bind` or directly
+    (``MeanField(target)``). Only bound guides can be drawn from.
+    """
+
+    has_density: ClassVar[bool] = True
+    """Whether ``log_prob`` is a density; False for point masses, whose log q is reported as zero."""
+    jacobian: ClassVar[bool] = True
+    """Whether the target's change of variables belongs in the objective; False for the mode in the user's space."""
+
+    @abc.abstractmethod
+    def bind(self, target: Target) -> AbstractGuide:
+        """This family over the positions of ``target``, at its default start."""
+
+    @abc.abstractmethod
+    def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
+        """Draw one position and its log-density (in nats, on unconstrained space)."""
+
+    @abc.abstractmethod
+    def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
+        """Normalised log-density of a position, in nats."""
+
+    def finish(self, target: Target) -> AbstractGuide:
+        """What the guide becomes after optimisation (the curvature of a Laplace approximation, say)."""
+        return self
+
+    def trainable(self) -> Any:
+        """A pytree of booleans: which leaves an optimiser moves."""
+        return jax.tree.map(eqx.is_inexact_array, self)
+
+
+class AbstractLocationScale(AbstractGuide):
+    """A family closed under affine maps: it can be optimised in whitened coordinates and mapped back exactly."""
+
+    @abc.abstractmethod
+    def affine(self, shift: Float[Array, " dim"], scale: Float[Array, "..."]) -> AbstractLocationScale:
+        """The law of ``shift + scale * z`` for z from this guide.
+
+        Args:
+            shift: vector of length dim.
+            scale: positive vector of length dim, or a lower-triangular matrix where the family admits one.
+        """
+
+    @abc.abstractmethod
+    def standard(self, target: Target) -> AbstractLocationScale:
+        """The member nearest to a standard normal, over the positions of ``target``."""
+
+    @abc.abstractmethod
+    def jittered(self, key: Key) -> AbstractLocationScale:
+        """A nearby member (for restarts): half a unit off in location, up to a factor 1.5 in scale."""
+
+    dense: ClassVar[bool] = False
+    """Whether `affine` takes a triangular matrix."""
+
+
+def bound(guide: Any, field: Any) -> Any:
+    """The field of a bound guide, or an error that says how to bind it."""
+    if field is None:
+        name = type(guide).__name__
+        raise ValueError(
+            f"{name}() is not bound to a target: it has no dimensions yet. Expected {name}(target) or guide.bind(target) before drawing; "
+            "pf.fit binds an unbound guide by itself."
+        )
+    return field
+
+
+def with_fields(guide: G, **fields: Any) -> G:
+    """A copy of a guide with some array fields replaced."""
+    new = object.__new__(type(guide))
+    for field in dataclasses.fields(guide):
+        object.__setattr__(new, field.name, fields.get(field.name, getattr(guide, field.name)))
+    return new
+
+
+def check_scale(name: str, scale: float) -> float:
+    """A positive starting scale, or an error."""
+    if not scale > 0:
+        raise ValueError(f"{name}(init_scale={scale}): expected a positive standard deviation, e.g. 0.1.")
+    return float(scale)
+
+
+def jitter_loc(key: Key, like: Array) -> Array:
+    """Half a unit of location, for restarts."""
+    return 0.5 * jax.random.normal(key, like.shape, like.dtype)
+
+
+def jitter_log_scale(key: Key, like: Array) -> Array:
+    """Up to a factor 1.5 of scale, for restarts."""
+    return jax.random.uniform(key, like.shape, like.dtype, -0.4, 0.4)
