@@ -1,0 +1,8 @@
+"""Inference: fits and samples, and the posterior they return."""
+
+from ._compare import Comparison as Comparison
+from ._compare import compare as compare
+from ._posterior import Posterior as Posterior
+from ._storage import load as load
+from ._verdict import Verdict as Verdict
+from ._verdict import diagnose as diagnose
