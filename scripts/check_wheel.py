@@ -1,4 +1,4 @@
-"""Build the sdist and the wheel, compare their files with git, install the wheel in a fresh venv and fit outside the checkout.
+"""Build the sdist and the wheel, compare their files with git, install in a fresh venv, fit outside the checkout.
 
 The wheel is built from the sdist, so it passes only if the sdist holds everything that the build needs.
 """

@@ -30,7 +30,8 @@ def main() -> None:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         try:
-            NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+            resources = {"metadata": {"path": path.parent}}
+            NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
         except CellExecutionError as error:
             sys.exit(f"{path.name} failed:\n{error}")
         if options.write:

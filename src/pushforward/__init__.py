@@ -7,8 +7,23 @@ from __future__ import annotations
 
 from importlib.metadata import version as _version
 
+from .estimators import ELBO as ELBO
+from .estimators import Path as Path
+from .estimators import Reparam as Reparam
+from .infer import Comparison as Comparison
+from .infer import Posterior as Posterior
+from .infer import Verdict as Verdict
+from .infer import compare as compare
+from .infer import diagnose as diagnose
+from .infer import load as load
 from .models import Target as Target
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
+from .models.guides import Delta as Delta
+from .models.guides import FullRank as FullRank
+from .models.guides import Laplace as Laplace
+from .models.guides import LowRank as LowRank
+from .models.guides import MeanField as MeanField
+from .models.guides import program_guide as program_guide
 
 __version__ = _version("pushforward")
