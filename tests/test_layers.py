@@ -15,8 +15,8 @@ PACKAGE = ROOT / "src" / "pushforward"
 LAYERS = ("models", "estimators", "samplers", "infer")
 MAX_LINES = 400
 
-# Third-party package -> files that may import it, and files that may do so when they are themselves imported (the others
-# must import it inside a function). Relative to the package; a path that ends in "/" stands for everything below it.
+# Third-party package -> files that may import it, and those that may when they are imported themselves (the others
+# must import it in a function). Relative to the package; a path ending in "/" stands for everything below it.
 # models/pyro/_*.py hold torch code only, and are imported by `from_pyro` when it is called.
 RESTRICTED = {
     "numpyro": (("models/", "samplers/_hmc.py"), ("models/", "samplers/_hmc.py")),
