@@ -15,8 +15,12 @@ from .infer import Posterior as Posterior
 from .infer import Verdict as Verdict
 from .infer import compare as compare
 from .infer import diagnose as diagnose
+from .infer import fit as fit
 from .infer import load as load
+from .infer import resume as resume
+from .infer import sample as sample
 from .models import Target as Target
+from .models import enable_x64 as enable_x64
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
 from .models.guides import Delta as Delta
@@ -25,5 +29,8 @@ from .models.guides import Laplace as Laplace
 from .models.guides import LowRank as LowRank
 from .models.guides import MeanField as MeanField
 from .models.guides import program_guide as program_guide
+from .samplers import HMC as HMC
+from .samplers import NUTS as NUTS
+from .samplers.engine import NonFiniteError as NonFiniteError
 
 __version__ = _version("pushforward")

@@ -2,7 +2,10 @@
 
 from ._compare import Comparison as Comparison
 from ._compare import compare as compare
+from ._fit import fit as fit
 from ._posterior import Posterior as Posterior
+from ._resume import resume as resume
+from ._sample import sample as sample
 from ._storage import load as load
 from ._verdict import Verdict as Verdict
 from ._verdict import diagnose as diagnose

@@ -2,4 +2,5 @@
 
 from ._logdensity import from_logdensity as from_logdensity
 from ._numpyro import from_numpyro as from_numpyro
+from ._precision import enable_x64 as enable_x64
 from ._target import Target as Target

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..models import Target
 from ..models._types import Batch, Key
 
 
@@ -46,3 +47,56 @@ class AbstractKernel(eqx.Module):
     def summary(self, records: PyTree) -> dict[str, str]:
         """Figures for the progress line, from the records of the last chunk (on the host)."""
         return {}
+
+
+class AbstractSampler(AbstractKernel):
+    """A kernel whose states carry draws of a target. Made by its settings alone, bound to a target by `bind`.
+
+    Positions are flat vectors (`Layout.ravel`) inside a sampler.
+    """
+
+    @abc.abstractmethod
+    def bind(self, target: Target, num_warmup: int) -> AbstractSampler:
+        """This sampler for a target, adapting over ``num_warmup`` steps."""
+
+    @abc.abstractmethod
+    def position(self, state: Any) -> Array:
+        """The flat position of a state."""
+
+    @abc.abstractmethod
+    def statistics(self, state: Any, info: Any) -> dict[str, Array]:
+        """Per-draw statistics under their ArviZ names (``lp``, ``diverging``, ...)."""
+
+
+class Chains(AbstractKernel):
+    """Independent copies of a sampler, vectorised. Chain i uses ``fold_in(key, i)``, so adding chains changes none."""
+
+    sampler: AbstractSampler
+    num_chains: int = eqx.field(static=True)
+
+    def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> Any:
+        """States of all chains, from positions of shape (chain, dim)."""
+        return jax.vmap(lambda k, x: self.sampler.init(k, x, batch))(self._keys(key), position)
+
+    def step(self, key: Key, state: Any, batch: Batch | None = None) -> tuple[Any, Any]:
+        """One step of every chain."""
+        return jax.vmap(lambda k, s: self.sampler.step(k, s, batch))(self._keys(key), state)
+
+    def minibatch(self, key: Key) -> Batch | None:
+        """The sampler's minibatch, shared by the chains."""
+        return self.sampler.minibatch(key)
+
+    def record(self, state: Any, info: Any) -> PyTree:
+        """Positions and statistics of all chains."""
+        return jax.vmap(lambda s, i: {"position": self.sampler.position(s), **self.sampler.statistics(s, i)})(state, info)
+
+    def health(self, state: Any, info: Any) -> PyTree:
+        """The chains' own health."""
+        return self.sampler.health(state, info)
+
+    def summary(self, records: PyTree) -> dict[str, str]:
+        """The sampler's figures."""
+        return self.sampler.summary(records)
+
+    def _keys(self, key: Key) -> Array:
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_chains))

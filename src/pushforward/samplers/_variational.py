@@ -46,6 +46,8 @@ class VariationalState(NamedTuple):
     """State of all restarts. Leaves have a leading restart axis."""
 
     parameters: Parameters
+    frozen: Any
+    """Constants of the guide that differ between restarts (centre and scale of its coordinates)."""
     optimizer: Any
     average: Parameters
     """Running mean of the parameters over the last phase."""
@@ -81,7 +83,7 @@ class Variational(AbstractKernel):
 
     Args:
         target: density to approximate.
-        static: guide without its trainable leaves (see `split`).
+        static: what the guides of all restarts share.
         objective: what is maximised.
         gradient: how it is differentiated.
         optimizer: an optax transformation of the loss gradient.
@@ -97,14 +99,16 @@ class Variational(AbstractKernel):
     num_particles: int = eqx.field(static=True)
     decay: bool = eqx.field(static=True)
 
-    def init(self, key: Key, position: Parameters, batch: Batch | None = None) -> VariationalState:
-        """Start from stacked parameters (leading restart axis)."""
+    def init(self, key: Key, position: tuple[Parameters, Any], batch: Batch | None = None) -> VariationalState:
+        """Start from stacked parameters and constants (leading restart axis)."""
+        position, frozen = position
         count = jax.tree.leaves(position)[0].shape[0]
         dtype = jnp.result_type(*[x.dtype for x in jax.tree.leaves(position)])
         zeros, ints = jnp.zeros((count,), dtype), jnp.zeros((count,), jnp.int32)
         infinite = jnp.full((count,), jnp.inf, dtype)
         return VariationalState(
             parameters=position,
+            frozen=frozen,
             optimizer=jax.vmap(self.optimizer.init)(position),
             average=position,
             averaged=ints,
@@ -126,7 +130,7 @@ class Variational(AbstractKernel):
         return new, VariationalInfo(loss, jnp.where(alive, 0.0, jnp.nan))
 
     def _step_one(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[VariationalState, Array]:
-        target, guide = join(state.parameters, self.target, self.static)
+        target, guide = self.joined(state.parameters, state.frozen)
         estimate, gradient = self.gradient.value_and_grad(key, self.objective, target, guide, self.num_particles, batch)
         loss = -estimate.value
         first = jnp.where(state.step == 0, loss, state.first_loss)
@@ -147,6 +151,7 @@ class Variational(AbstractKernel):
         better = closed & (window.previous_mean < state.best_loss)
         new = VariationalState(
             parameters,
+            state.frozen,
             optimizer,
             average,
             averaged,
@@ -161,6 +166,10 @@ class Variational(AbstractKernel):
         kept = _select(active, new, state)
         failing = ~good & (state.failed_step < 0) & ~self._done_one(state)
         return kept._replace(failed_step=jnp.where(failing, state.step, state.failed_step)), loss
+
+    def joined(self, parameters: Parameters, frozen: Any) -> tuple[Target, AbstractGuide]:
+        """Target and guide of one restart."""
+        return join(parameters, self.target, eqx.combine(frozen, self.static))
 
     def _done_one(self, state: VariationalState) -> Array:
         return state.phase >= _PHASES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ class Starts(NamedTuple):
 
 
 def newton_starts(
-    key: Key, target: Target, positions: Float[Array, "start dim"], batch: Batch | None, *, jacobian: bool = True
+    key: Key, target: Target, positions: Float[Array, "start dim"], batch: Batch | None, *, jacobian: bool = True, mode: bool = False
 ) -> Starts:
     """Climb from each position by Newton steps on |Hessian| with Levenberg damping; keep the best Gaussian met on the way.
 
@@ -43,6 +44,7 @@ def newton_starts(
         positions: flat starting positions.
         batch: a fixed minibatch where the target subsamples; its curvature is then right on average.
         jacobian: as in `Target.logdensity`.
+        mode: judge points by their density instead of their ELBO (for point masses).
 
     Returns:
         One Gaussian per starting point.
@@ -52,14 +54,13 @@ def newton_starts(
     """
     layout = Layout.of(target.example)
     eps = jax.random.normal(key, (_ELBO_DRAWS, layout.dim), layout.dtype)
-    return _climb(target, layout, positions, eps, batch, jacobian)
+    return _climb(target, layout, positions, eps, batch, jacobian, mode)
 
 
-def _climb(target: Target, layout: Layout, positions: Array, eps: Array, batch: Batch | None, jacobian: bool) -> Starts:
-    return jax.jit(_climb_all, static_argnames=("layout", "jacobian"))(target, layout, positions, eps, batch, jacobian)
-
-
-def _climb_all(target: Target, layout: Layout, positions: Array, eps: Array, batch: Batch | None, jacobian: bool) -> Starts:
+@functools.partial(jax.jit, static_argnames=("layout", "jacobian", "mode"))
+def _climb(
+    target: Target, layout: Layout, positions: Array, eps: Array, batch: Batch | None, jacobian: bool, mode: bool  # noqa: FBT001
+) -> Starts:
     def density(x: Array) -> Array:
         return target.logdensity(layout.unravel(x), batch, jacobian=jacobian)
 
@@ -79,7 +80,7 @@ def _climb_all(target: Target, layout: Layout, positions: Array, eps: Array, bat
     def iterate(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
         x, damping, best_x, best_size, best_vectors, best_elbo = carry
         value, gradient, size, vectors = local(x)
-        here = elbo(x, size, vectors)
+        here = value if mode else elbo(x, size, vectors)
         better = (here > best_elbo) & jnp.isfinite(here)
         best_x, best_elbo = jnp.where(better, x, best_x), jnp.where(better, here, best_elbo)
         best_size, best_vectors = jnp.where(better, size, best_size), jnp.where(better, vectors, best_vectors)

@@ -1,5 +1,9 @@
 """The engine: what all algorithms share."""
 
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import check_writable as check_writable
+from ._checkpoint import checkpoint_writer as checkpoint_writer
+from ._checkpoint import read_checkpoint as read_checkpoint
 from ._progress import Progress as Progress
 from ._run import NonFiniteError as NonFiniteError
 from ._run import RunResult as RunResult

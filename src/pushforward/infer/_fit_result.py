@@ -1,0 +1,166 @@
+"""From the last state of a fit to its posterior, or to an error that says what went wrong."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..estimators import Parameters
+from ..models import Target
+from ..models._layout import Layout
+from ..models._types import Key
+from ..models.guides import AbstractGuide, Whitened
+from ..samplers import Variational
+from ..samplers._variational import VariationalState, converged
+from ..samplers.engine import NonFiniteError, RunResult, step_keys
+from ._build import build_posterior
+from ._posterior import Posterior
+
+_SELECTION_DRAWS = 1000
+
+
+class _Judged(NamedTuple):
+    """One candidate's ELBO and unconstrained moments."""
+
+    elbo: Float[Array, ""]
+    error: Float[Array, ""]
+    mean: Float[Array, " dim"]
+    sd: Float[Array, " dim"]
+
+
+def fitted_posterior(
+    kernel: Variational, result: RunResult, key: Key, num_draws: int, guide_name: str, provenance: dict[str, Any], began: float
+) -> Posterior:
+    """Choose the best parameters of every restart and the best restart, draw from it, and judge it."""
+    state: VariationalState = result.state
+    count = state.step.shape[0]
+    key_select, key_draws = jax.random.split(key)
+    judged, chosen = _choose(kernel, state, key_select)
+    elbos = np.where(np.asarray(state.failed_step) >= 0, -np.inf, np.asarray(judged.elbo))
+    elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
+    best = int(np.argmax(elbos)) if np.isfinite(elbos).any() else 0
+    target, guide = kernel.joined(_take(chosen, best), _take(state.frozen, best))
+    target = target.with_params(target.program.params) if target.program.params else target
+    guide = guide.unwhiten() if isinstance(guide, Whitened) else guide
+    guide = guide.finish(target)
+    positions, log_p, log_q = draw_guide(target, guide, key_draws, num_draws if guide.has_density else 1)
+    layout = Layout.of(target.example)
+    failed = np.asarray(state.failed_step)
+    optimization = {
+        "loss": (("step", "restart"), np.asarray(result.records)),
+        "restart_elbo": (("restart",), np.asarray(judged.elbo)),
+        "restart_elbo_se": (("restart",), np.asarray(judged.error)),
+        "restart_mean": (("restart", "parameter"), np.asarray(judged.mean)),
+        "restart_sd": (("restart", "parameter"), np.asarray(judged.sd)),
+        "parameter": (("parameter",), np.asarray(layout.coordinate_names(), dtype=str)),
+        "converged": (("restart",), np.asarray(converged(state))),
+        "restart_steps": (("restart",), np.asarray(state.step)),
+        "failed_step": (("restart",), failed),
+        "best_restart": ((), np.asarray(best)),
+        "first_loss": (("restart",), np.asarray(state.first_loss)),
+    }
+    return build_posterior(
+        target,
+        jax.tree.map(lambda x: np.asarray(x)[None], positions),
+        kind="variational" if guide.has_density else "point",
+        algorithm=guide_name,
+        sample_stats={"lp": np.asarray(log_p)[None], "log_q": np.asarray(log_q)[None]},
+        optimization=optimization,
+        attrs={"num_steps": int(result.step), "num_restarts": count},
+        guide=guide,
+        state=state,
+        provenance={**provenance, "wall_time": time.perf_counter() - began},
+    )
+
+
+def draw_guide(target: Target, guide: AbstractGuide, key: Key, num_draws: int) -> tuple[Any, Array, Array]:
+    """Draws of a guide with log p and log q of each. Draw i uses ``fold_in(key, i)``; evaluated in blocks of 256."""
+
+    def one(target: Target, guide: AbstractGuide, key: Key) -> tuple[Any, Array, Array]:
+        position, log_q = guide.sample_and_log_prob(key)
+        return position, target.logdensity(position), log_q
+
+    def many(target: Target, guide: AbstractGuide, keys: Key) -> tuple[Any, Array, Array]:
+        return jax.lax.map(lambda k: one(target, guide, k), keys, batch_size=min(num_draws, 256))
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_draws))
+    return jax.jit(many)(target, guide, keys)
+
+
+def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Judged, Parameters]:
+    """Per restart, the best of: averaged iterates, best window, last iterate. Judged on common draws and all data."""
+
+    def choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Judged, Parameters]:
+        def one(state: VariationalState) -> tuple[_Judged, Parameters]:
+            average = jax.tree.map(lambda a, p: jnp.where(state.averaged > 0, a, p), state.average, state.parameters)
+            candidates = jax.tree.map(lambda *x: jnp.stack(x), average, state.best, state.parameters)
+            judged = jax.lax.map(lambda p: _judge(kernel, p, state.frozen, key), candidates)
+            pick = jnp.argmax(jnp.where(jnp.isfinite(judged.elbo), judged.elbo, -jnp.inf))
+            return jax.tree.map(lambda x: x[pick], (judged, candidates))
+
+        return jax.lax.map(one, state)
+
+    return jax.jit(choose)(kernel, state, key)
+
+
+def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -> _Judged:
+    target, guide = kernel.joined(parameters, frozen)
+    layout = Layout.of(target.example)
+
+    def one(key: Key) -> tuple[Array, Array]:
+        position, log_q = guide.sample_and_log_prob(key)
+        return layout.ravel(position), target.logdensity(position, jacobian=guide.jacobian) - log_q
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(_SELECTION_DRAWS))
+    draws, weights = jax.lax.map(one, keys, batch_size=250)
+    return _Judged(jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), jnp.std(draws, 0))
+
+
+def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> NonFiniteError:
+    """Replay the first failing step and say at which site it happened."""
+    _, info_state = kernel, error.state
+    failed = np.asarray(info_state.failed_step)
+    bad_steps = failed[failed >= 0]
+    step = int(bad_steps.min()) if bad_steps.size else error.step
+    restart = int(np.argmax(failed == step)) if bad_steps.size else 0
+    kernel_key, batch_key = step_keys(key, step)
+    target, guide = kernel.joined(_take(info_state.parameters, restart), _take(info_state.frozen, restart))
+    batch = kernel.minibatch(batch_key)
+    particle_key = jax.random.fold_in(kernel_key, restart)
+    sites, position = _failing_sites(target, guide, particle_key, kernel.num_particles, batch)
+    best = info_state.best_loss[restart]
+    kept = f"the best parameters so far have loss {float(best):.4g}" if bool(jnp.isfinite(best)) else "no window of steps was completed before"
+    values = {k: np.asarray(v).ravel()[:3].round(4).tolist() for k, v in target.constrain(position).items()}
+    message = (
+        f"The fit stopped at step {step} (restart {restart}): {sites} Last good state: {kept} (error.state). Values at the draw: {values}. "
+        f"Replay key: {jax.random.key_data(kernel_key).tolist()}. Remedy: a smaller learning rate (or the default optimizer), a prior or "
+        "support that keeps the site finite, or cleaned data."
+    )
+    return NonFiniteError(message, step=step, key=kernel_key, state=error.state, records=error.records)
+
+
+def _failing_sites(target: Target, guide: AbstractGuide, key: Key, num_particles: int, batch: Any) -> tuple[str, Any]:
+    worst, worst_position, worst_value = "", None, np.inf
+    for k in range(num_particles):
+        position, _ = guide.sample_and_log_prob(jax.random.fold_in(key, k), batch)
+        bad = target.nonfinite_sites(position, batch)
+        if bad:
+            listed = ", ".join(f"site '{name}' has log-probability {value}" for name, value in bad.items())
+            return f"{listed}.", position
+        values = {name: float(v) for name, v in target.site_log_probs(position, batch).items()}
+        name = min(values, key=lambda n: values[n])
+        if values[name] < worst_value:
+            worst, worst_position, worst_value = name, position, values[name]
+    return (
+        f"the loss exploded or its gradient is not finite; the lowest log-probability is {worst_value:.4g} at site '{worst}'.",
+        worst_position,
+    )
+
+
+def _take(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)

@@ -1,0 +1,67 @@
+"""Go on with a run from its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+
+from ..samplers.engine import read_checkpoint
+from ._arguments import check_count
+from ._fit import run_fit
+from ._posterior import Posterior
+from ._sample import run_sample
+
+
+def resume(
+    path: str | os.PathLike[str],
+    *,
+    num_steps: int | None = None,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+) -> Posterior:
+    """Continue a fit or a sampling run in this process, bit for bit as if it had never stopped.
+
+    Args:
+        path: file given as ``checkpoint=`` to `fit` or `sample`. Opening it runs pickled code: open only files you trust.
+        num_steps: new total number of steps (after warm-up, for sampling); None keeps the one asked for.
+        progress: show a progress line.
+        checkpoint: where to go on saving; None takes ``path``.
+        checkpoint_every: seconds between saves.
+
+    Returns:
+        The posterior of the whole run, steps before the checkpoint included.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, is no checkpoint, or was written with floats of another width; or if ``num_steps``
+            is below the number of steps already taken.
+    """
+    began = time.perf_counter()
+    saved = read_checkpoint(path)
+    provenance = dict(saved.header["provenance"])
+    job = saved.job[0] if saved.header["kind"] == "fit" else saved.job
+    taken = saved.step if saved.header["kind"] == "fit" else max(0, saved.step - job.num_warmup)
+    if num_steps is not None:
+        check_count("num_steps", num_steps, 1)
+        if num_steps < taken:
+            raise ValueError(f"num_steps={num_steps}, but the checkpoint '{path}' has {taken} steps already: expected at least {taken}.")
+        job = dataclasses.replace(job, num_steps=num_steps)
+        provenance["configuration"] = {**provenance["configuration"], "num_steps": num_steps}
+    settings = {
+        "progress": progress,
+        "checkpoint": path if checkpoint is None else checkpoint,
+        "checkpoint_every": checkpoint_every,
+        "provenance": provenance,
+        "began": began,
+        "start": saved.step,
+        "records": saved.records,
+    }
+    if saved.header["kind"] == "fit":
+        key_end = jax.random.wrap_key_data(jnp.asarray(saved.job[1]))
+        return run_fit(job, saved.state, key_end=key_end, **settings)
+    return run_sample(job, saved.state, **settings)

@@ -1,0 +1,220 @@
+"""Sampling in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..models import Target
+from ..models._layout import Layout
+from ..models._types import Key, Position
+from ..samplers import AbstractSampler, Chains
+from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, run
+from ._arguments import check_count, check_key, check_target
+from ._build import build_posterior
+from ._posterior import Posterior
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleJob:
+    """Everything a sampling run needs to go on in another process."""
+
+    chains: Chains
+    target: Target
+    key: Key
+    num_steps: int
+    num_warmup: int
+    thin: int
+    name: str
+
+
+def sample(
+    target: Target,
+    kernel: AbstractSampler,
+    *,
+    key: Key,
+    num_steps: int,
+    num_warmup: int = 0,
+    num_chains: int = 1,
+    thin: int = 1,
+    init: Posterior | Position | None = None,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+) -> Posterior:
+    """Draw from a target with a sampler.
+
+    Args:
+        target: from `from_numpyro`, `from_pyro` or `from_logdensity`.
+        kernel: a sampler such as ``pf.NUTS()``.
+        key: a key; chain i uses ``fold_in(., i)``, so adding chains does not change the others' keys.
+        num_steps: steps after warm-up; ``num_steps / thin`` draws are kept per chain.
+        num_warmup: steps of adaptation, whose draws are discarded.
+        num_chains: chains, vectorised.
+        thin: keep every ``thin``-th draw; must divide ``num_steps``.
+        init: where chains start: a fitted posterior (chains start at draws of its guide, and the mass matrix at its
+            covariance), a position with a leading chain axis, or None for random points of finite density.
+        progress: show a progress line.
+        checkpoint: file to save the run to (atomically), for `resume`.
+        checkpoint_every: seconds between saves.
+
+    Returns:
+        A `Posterior` of kind "mcmc" with R-hat, ESS and a verdict.
+
+    Raises:
+        ValueError: for bad arguments or no starting point of finite density.
+        NonFiniteError: if a chain meets a value that is not finite; names step, chain and site.
+
+    Bias: that of the kernel (none for NUTS and HMC, up to convergence).
+    """
+    began = time.perf_counter()
+    target = check_target(target)
+    check_key(key)
+    check_count("num_steps", num_steps, 1)
+    check_count("num_warmup", num_warmup, 0)
+    check_count("num_chains", num_chains, 1)
+    check_count("thin", thin, 1)
+    if num_steps % thin:
+        raise ValueError(f"thin={thin} does not divide num_steps={num_steps}: expected a divisor, so that every kept draw is complete.")
+    if not isinstance(kernel, AbstractSampler):
+        raise ValueError(f"kernel={kernel!r}: expected a sampler such as pf.NUTS() or pf.HMC(); guides are fitted with pf.fit.")
+    if target.program.params and not target.fitted:
+        raise ValueError(
+            f"{target.program.source} has learnable parameters {sorted(target.program.params)}, which a sampler would hold at their initial "
+            "values. Expected a fitted target: posterior.target after pf.fit, or target.with_params(...), or sites instead of parameters."
+        )
+    if target.dim == 0:
+        raise ValueError(f"{target.program.source} has no latent site: there is nothing to sample. Expected at least one unobserved site.")
+    key_start, key_run = jax.random.split(key)
+    layout = Layout.of(target.example)
+    positions, kernel = _start(key_start, target, layout, kernel, num_chains, init)
+    chains = Chains(kernel.bind(target, num_warmup), num_chains)
+    job = SampleJob(chains, target, key_run, num_steps, num_warmup, thin, type(kernel).__name__)
+    # The last stream of the run's key starts the chains; steps use fold_in(key, 0), fold_in(key, 1), ...
+    state = jax.jit(chains.init)(jax.random.fold_in(key_run, 2**32 - 1), positions)
+    config = {"method": "sample", "kernel": job.name, "num_warmup": num_warmup, "num_chains": num_chains, "thin": thin}
+    return run_sample(
+        job,
+        state,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        provenance={"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}},
+        began=began,
+    )
+
+
+def run_sample(
+    job: SampleJob,
+    state: Any,
+    *,
+    progress: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    checkpoint_every: float,
+    provenance: dict[str, Any],
+    began: float,
+    start: int = 0,
+    records: PyTree | None = None,
+) -> Posterior:
+    """Run chains from a state to their posterior. Steps before ``num_warmup`` are the warm-up."""
+    save = None
+    if checkpoint is not None:
+        header = {"kind": "sample", "source": job.target.program.source, "provenance": provenance}
+        save = checkpoint_writer(checkpoint, job, header)
+    meter = Progress(f"{job.name} {job.chains.num_chains} chain(s)") if progress else None
+    try:
+        if meter is not None:
+            meter.__enter__()
+        common: dict[str, Any] = {"key": job.key, "progress": meter, "save": save, "save_every": checkpoint_every}
+        if start < job.num_warmup:
+            warm = run(job.chains, state, num_steps=job.num_warmup, start=start, **common)
+            state, start, records = warm.state, job.num_warmup, None
+        result = run(
+            job.chains, state, num_steps=job.num_warmup + job.num_steps, start=start, records=records, thin=job.thin, **common
+        )
+    except NonFiniteError as error:
+        raise _explain(job, error) from error
+    finally:
+        if meter is not None:
+            meter.__exit__(None, None, None)
+    return _posterior(job, result.records, result.state, provenance, began)
+
+
+def _posterior(job: SampleJob, records: PyTree, state: Any, provenance: dict[str, Any], began: float) -> Posterior:
+    layout = Layout.of(job.target.example)
+    by_chain = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in records.items()}
+    flat = by_chain.pop("position")
+    positions = jax.jit(jax.vmap(jax.vmap(layout.unravel)))(jnp.asarray(flat))
+    return build_posterior(
+        job.target,
+        positions,
+        kind="mcmc",
+        algorithm=job.name,
+        sample_stats=by_chain,
+        attrs={"num_warmup": job.num_warmup, "thin": job.thin},
+        state=state,
+        provenance={**provenance, "wall_time": time.perf_counter() - began},
+    )
+
+
+def _start(
+    key: Key, target: Target, layout: Layout, kernel: AbstractSampler, num_chains: int, init: Any
+) -> tuple[Array, AbstractSampler]:
+    """Flat starting positions, and the kernel with a mass matrix from a fit where there is one."""
+    if init is None:
+        return jax.vmap(layout.ravel)(target.initial(key, num_chains)), kernel
+    if isinstance(init, Posterior):
+        guide = init.guide
+        if guide is None:
+            raise ValueError("init is a posterior without a guide: expected the result of pf.fit, or positions with a leading chain axis.")
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_chains))
+        positions = jax.vmap(lambda k: layout.ravel(guide.sample_and_log_prob(k)[0]))(keys)
+        covariance = getattr(guide, "covariance", None)
+        with_matrix = getattr(kernel, "with_inverse_mass_matrix", None)
+        adaptation = getattr(kernel, "adaptation", None)
+        if covariance is not None and with_matrix is not None and adaptation is not None and adaptation.inverse_mass_matrix is None:
+            matrix = covariance()
+            kernel = with_matrix(matrix if adaptation.dense_mass else jnp.diagonal(matrix))
+    else:
+        leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
+        if leading != {(num_chains,)} or jax.tree.structure(init) != jax.tree.structure(target.example):
+            raise ValueError(
+                f"init has structure {jax.tree.map(jnp.shape, init)}: expected a position of the target with a leading axis of {num_chains} "
+                "chain(s), such as target.initial(key, num_chains), or a fitted posterior."
+            )
+        positions = jax.vmap(layout.ravel)(init)
+    finite = jax.jit(jax.vmap(lambda x: target.is_finite(layout.unravel(x))))(positions)
+    if not bool(jnp.all(finite)):
+        bad = int(jnp.argmin(finite))
+        sites = target.nonfinite_sites(layout.unravel(positions[bad]))
+        raise ValueError(
+            f"The starting position of chain {bad} has a log-density or gradient that is not finite (step 0; sites {sites or 'all finite'}). "
+            "Expected positions of finite density; leave init=None to have them found."
+        )
+    return positions, kernel
+
+
+def _explain(job: SampleJob, error: NonFiniteError) -> NonFiniteError:
+    layout = Layout.of(job.target.example)
+    flat = np.asarray(jax.vmap(job.chains.sampler.position)(error.state))
+    found = {}
+    for chain, x in enumerate(flat):
+        sites = job.target.nonfinite_sites(layout.unravel(jnp.asarray(x)))
+        if sites:
+            found[chain] = sites
+    where = "; ".join(f"chain {c}: site(s) {s}" for c, s in found.items()) or "the last good positions of all chains are finite at every site"
+    return NonFiniteError(
+        f"{job.name} stopped at step {error.step}: a value that is not finite. At the last good state, {where}. Replay key: "
+        f"{jax.random.key_data(error.key).tolist()}. Remedy: check the data and supports of these sites, or use 64-bit floats.",
+        step=error.step,
+        key=error.key,
+        state=error.state,
+        records=error.records,
+    )

@@ -1,0 +1,148 @@
+"""Starting points of a fit: the guides of all restarts, in coordinates that suit the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..estimators import Parameters
+from ..models import Target
+from ..models._layout import Layout
+from ..models._types import Key
+from ..models.guides import AbstractGuide, AbstractLocationScale, FullRank, MeanField, ProgramGuide, Whitened
+from ..samplers._warm_start import DENSE_LIMIT, Starts, distinct, newton_starts
+
+DEFAULT_FULL_RANK_LIMIT = 64
+_NUM_STARTS = 16
+_WIDE = 10.0
+
+
+def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
+    """A guide bound to the target, from a class, an unbound or bound guide, or None.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if guide is None:
+        guide = FullRank() if target.dim <= DEFAULT_FULL_RANK_LIMIT else MeanField()
+    if isinstance(guide, type) and issubclass(guide, AbstractGuide):
+        guide = guide()
+    if not isinstance(guide, AbstractGuide):
+        raise ValueError(
+            f"guide={guide!r} is not a variational family: expected pf.MeanField(), pf.FullRank(), pf.LowRank(), pf.Laplace(), pf.Delta() or "
+            "pf.program_guide(fn). A NumPyro guide function goes through pf.program_guide."
+        )
+    if target.dim == 0:
+        raise ValueError(f"{target.program.source} has no latent site: there is nothing to infer. Expected at least one unobserved site.")
+    return guide.bind(target)
+
+
+def starting_guides(key: Key, target: Target, guide: AbstractGuide, num_restarts: int, init: AbstractGuide | None) -> list[AbstractGuide]:
+    """One guide per restart.
+
+    Location-scale families start, in whitened coordinates, from the best local Gaussians that damped Newton finds from 16
+    points (half of them prior draws where the prior can be sampled); restarts take distinct modes as far as there are any and
+    are jittered copies otherwise. Beyond 100 dimensions they start from random points of finite density.
+
+    Args:
+        key: a key.
+        target: the target.
+        guide: bound family.
+        num_restarts: how many.
+        init: start from this guide instead (restart 0 exactly, the others jittered).
+    """
+    key_points, key_newton, key_jitter = jax.random.split(key, 3)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key_jitter, i))(jnp.arange(num_restarts))
+    if init is not None:
+        return [init if i == 0 or not isinstance(init, AbstractLocationScale) else _near(init, keys[i]) for i in range(num_restarts)]
+    if isinstance(guide, ProgramGuide):
+        return [guide if i == 0 else guide.fresh(keys[i]) for i in range(num_restarts)]
+    if not isinstance(guide, AbstractLocationScale):
+        return [guide] * num_restarts
+    layout = Layout.of(target.example)
+    if target.dim > DENSE_LIMIT:
+        positions = jax.vmap(layout.ravel)(target.initial(key_points, num_restarts))
+        return [Whitened(guide, positions[i], jnp.ones((layout.dim,), layout.dtype), layout) for i in range(num_restarts)]
+    points = starting_points(key_points, target, layout, max(_NUM_STARTS, 2 * num_restarts))
+    key_draws, key_batch = jax.random.split(key_newton)
+    batch = target.minibatch(key_batch) if target.subsampled else None
+    mode = isinstance(getattr(guide, "gaussian", 0), type(None)) or not guide.has_density
+    starts = newton_starts(key_draws, target, points, batch, jacobian=guide.jacobian, mode=mode)
+    if not bool(jnp.any(jnp.isfinite(starts.elbo))):
+        starts = starts._replace(loc=points, elbo=jnp.zeros_like(starts.elbo))
+    return _whitened(keys, target, guide, layout, starts, num_restarts)
+
+
+def _whitened(
+    keys: Key, target: Target, guide: AbstractLocationScale, layout: Layout, starts: Starts, num_restarts: int
+) -> list[AbstractGuide]:
+    chosen, fresh = distinct(starts, num_restarts)
+    guides: list[AbstractGuide] = []
+    for i in range(num_restarts):
+        scale = starts.scale[chosen[i]]
+        # A family without correlations approximates best (KL(q || p)) with the conditional sds, 1 / sqrt(diag precision).
+        whole = scale if guide.dense else _conditional_sd(scale)
+        inner = guide.standard(target)
+        guides.append(Whitened(inner if bool(fresh[i]) else inner.jittered(keys[i]), starts.loc[chosen[i]], whole, layout))
+    return guides
+
+
+def _conditional_sd(root: Float[Array, "dim dim"]) -> Float[Array, " dim"]:
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
+    return 1.0 / jnp.sqrt(jnp.sum(inverse**2, axis=0))
+
+
+def _near(guide: AbstractLocationScale, key: Key) -> AbstractLocationScale:
+    """A jittered copy, in the units of the guide itself."""
+    covariance = getattr(guide, "covariance", None)
+    if covariance is None:
+        return guide.jittered(key)
+    sd = jnp.sqrt(jnp.diagonal(covariance()))
+    return guide.affine(-guide.loc / sd, 1.0 / sd).jittered(key).affine(guide.loc, sd)  # type: ignore[attr-defined]
+
+
+def starting_points(key: Key, target: Target, layout: Layout, count: int) -> Float[Array, "start dim"]:
+    """Overdispersed flat positions of finite density: half near the origin, half from the prior or from a wide box."""
+    key_near, key_far = jax.random.split(key)
+    near = jax.vmap(layout.ravel)(target.initial(key_near, count))
+    half = count // 2
+    far = _prior_points(key_far, target, layout, half)
+    if far is None:
+        far = _WIDE * jax.random.uniform(key_far, (half, layout.dim), layout.dtype, -1.0, 1.0)
+    finite = jax.jit(lambda t, xs: jax.vmap(lambda x: t.is_finite(layout.unravel(x)))(xs))(target, far)
+    return near.at[:half].set(jnp.where(finite[:, None], far, near[:half]))
+
+
+def _prior_points(key: Key, target: Target, layout: Layout, count: int) -> Array | None:
+    """Prior draws as positions, or None where the prior cannot be drawn from (improper, or no generative process)."""
+    latent = [s.name for s in target.program.sites if s.kind == "latent"]
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+
+    def draw(target: Target, key: Key) -> Array:
+        values = target.prior(key)
+        return layout.ravel(target.program.invert({name: values[name] for name in latent})[0])
+
+    try:
+        if target.program.traceable_simulation:
+            return jax.jit(jax.vmap(draw, in_axes=(None, 0)))(target, keys)
+        return jnp.stack([draw(target, k) for k in keys])
+    except ValueError:
+        return None
+
+
+def stack_starts(target: Target, guides: list[AbstractGuide]) -> tuple[Parameters, Any, AbstractGuide]:
+    """Stack the restarts: trainable leaves, constants that differ between restarts, and what they share."""
+    count = len(guides)
+    split = [eqx.partition(g, g.trainable()) for g in guides]
+    parameters = jax.tree.map(lambda *x: jnp.stack(x), *[p for p, _ in split])
+    leaves = [jax.tree.flatten(rest)[0] for _, rest in split]
+    treedef = jax.tree.structure(split[0][1])
+    same = [all(x is column[0] for x in column) for column in zip(*leaves, strict=True)]
+    shared = [x if keep else None for x, keep in zip(leaves[0], same, strict=True)]
+    differing = [None if keep else jnp.stack(column) for column, keep in zip(zip(*leaves, strict=True), same, strict=True)]
+    model = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), target.program.params)
+    return Parameters(parameters, model), jax.tree.unflatten(treedef, differing), jax.tree.unflatten(treedef, shared)

@@ -1,0 +1,8 @@
+"""Samplers: kernels that move positions or parameters, and the engine that runs them."""
+
+from ._base import AbstractKernel as AbstractKernel
+from ._base import AbstractSampler as AbstractSampler
+from ._base import Chains as Chains
+from ._hmc import HMC as HMC
+from ._hmc import NUTS as NUTS
+from ._variational import Variational as Variational
