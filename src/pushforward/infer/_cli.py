@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib.metadata
+import json
 import platform
 import re
 import secrets
 import sys
 import textwrap
 import traceback
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,7 +86,9 @@ def run(
     method: Annotated[Method, typer.Option(help="fit: variational inference; nuts: No-U-Turn sampler.")] = Method.fit,
     guide: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(GuideName)}, or FILE.py:NAME, a NumPyro program. Default mean-field."),
+        typer.Option(
+            help=f"One of {', '.join(GuideName)}, or FILE.py:NAME, a NumPyro program. Default: full-rank if small."
+        ),
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the fit, or draws per chain.")] = None,
     num_particles: Annotated[int | None, typer.Option(min=1, help="Draws of the guide per step.")] = None,
@@ -113,7 +117,7 @@ def run(
         arguments = read_mapping(data, "data") if data is not None else {}
         labels = _read_coords(coords)
         program = load_object(model)
-        family = _build_guide(guide or GuideName.mean_field.value) if method is Method.fit else None
+        family = _build_guide(guide) if guide is not None else None
         target = build_target(program, arguments, front=front.value, coords=labels)
 
         if seed is None:
@@ -147,7 +151,9 @@ def run(
 def resume(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of run. It holds pickled code: open only your own.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: the checkpoint's name, as .nc.")] = None,
-    x64: X64 = False,
+    num_steps: Annotated[
+        int | None, typer.Option(min=1, help="New total of steps. Default: as first asked for.")
+    ] = None,
     strict: Strict = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -163,8 +169,8 @@ def resume(
         if out == checkpoint:
             raise ValueError(f"--out {out} would overwrite the checkpoint. Give another name.")
         check_writable(out, "--out")
-        _set_precision(x64)
-        posterior = resume_run(checkpoint, progress=not quiet)
+        _set_precision(_is_double(checkpoint))
+        posterior = resume_run(checkpoint, num_steps=num_steps, progress=not quiet)
         posterior.save(out)
     _conclude(posterior, out=out, strict=strict, quiet=quiet)
 
@@ -230,7 +236,9 @@ def info() -> None:
         lines["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     except RuntimeError as error:
         lines["devices"] = f"none: {' '.join(str(error).split())}"
-    lines["default dtype"] = "float64" if jax.config.jax_enable_x64 else "float32 (run --x64, or pf.enable_x64())"
+    lines["default dtype"] = (
+        "float64" if jax.config.read("jax_enable_x64") else "float32 (run --x64, or pf.enable_x64())"
+    )
     for name, names in sorted(extras.items()):
         missing = [dependency for dependency in names if _installed(dependency) is None]
         found = ", ".join(f"{dependency} {_installed(dependency)}" for dependency in names if dependency not in missing)
@@ -268,6 +276,15 @@ def _set_precision(x64: bool) -> None:
             import torch
 
             torch.set_default_dtype(torch.float64)
+
+
+def _is_double(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written in double precision; what is wrong with a damaged one, reading it will say."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return bool(json.loads(archive.read("header.json"))["x64"])
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError):
+        return False
 
 
 def _read_coords(path: Path | None) -> dict[str, Any] | None:
