@@ -28,7 +28,8 @@ def arviz_plots() -> Any:
     """
     try:
         import arviz_plots as module
-    except ImportError as error:
+    # An arviz-plots that is too old for the installed matplotlib fails on its attributes.
+    except (ImportError, AttributeError) as error:
         raise _missing() from error
     return module
 
@@ -47,4 +48,4 @@ def pyplot() -> Any:
 
 
 def _missing() -> ImportError:
-    return ImportError('Plots need arviz-plots and matplotlib: pip install "pushforward[plots]".')
+    return ImportError('Plots need arviz-plots and a matplotlib that fits it: pip install "pushforward[plots]".')

@@ -149,10 +149,13 @@ def _check_same_data(fits: dict[str, Posterior]) -> None:
 
 def _scores(fits: dict[str, Posterior], site: str | None) -> dict[str, Any]:
     scored = {name: fit for name, fit in fits.items() if fit.kind != "point" and "observed_data" in fit.data.children}
-    return {
-        name: fit.loo(choose_site([str(v) for v in group(fit.data, "observed_data")], site))
-        for name, fit in scored.items()
-    }
+    with warnings.catch_warnings():
+        # What these warn of is the column pareto_k_bad.
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto distribution")
+        return {
+            name: fit.loo(choose_site([str(v) for v in group(fit.data, "observed_data")], site))
+            for name, fit in scored.items()
+        }
 
 
 def _stacking_weights(scores: dict[str, Any]) -> dict[str, float]:

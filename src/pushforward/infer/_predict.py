@@ -33,19 +33,19 @@ def predict_draws(
     check_key(key)
     anew = bool(args or kwargs)
     target = posterior.target.rebind(*args, **kwargs) if anew else posterior.target
+    observed = {site.name for site in target.program.sites if site.kind == "observed"}
+    if not anew and not observed:
+        raise ValueError(
+            f"{target.program.source} has no observed site to redraw. Call .predict(key, *args) with the model's "
+            "arguments (None where data is to be predicted)."
+        )
     kept = group(posterior.data, "posterior")
     chosen = _thin(kept.sizes["draw"], kept.sizes["chain"], num_draws)
     positions = jax.tree.map(lambda leaf: leaf[:, chosen], posterior.positions)
     values, shape = _stream(_predict_one, (posterior.target, target), positions, key=key, block_size=block_size)
     if not anew:
         # Deterministics of the same data are in the posterior group already.
-        observed = {site.name for site in target.program.sites if site.kind == "observed"}
         values = {name: value for name, value in values.items() if name in observed}
-        if not values:
-            raise ValueError(
-                f"{target.program.source} has no observed site to redraw. Call .predict(key, *args) with the model's "
-                "arguments (None where data is to be predicted)."
-            )
     labels = Labels(target, list(values))
     coords = {
         "chain": kept["chain"].values,

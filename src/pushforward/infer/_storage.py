@@ -1,10 +1,13 @@
-"""One file per result: netCDF for the draws, pickles beside them for the guide, the target and the state."""
+"""One file per result: netCDF for the draws, pickles beside them for the guide, the target and the state.
+
+The file ends with a seal, a marker and the SHA-256 of everything before it. HDF5 ignores bytes after its own end, so
+the file opens in any netCDF reader, and damage is found before a reader meets it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import pickle
 import platform
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._tree import group
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _GROUP = "pushforward"
 _PARTS = ("target", "guide", "state", "position_names")
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SEAL = b"pushforward-seal"
+_BLOCK = 2**20
 
 
 class StoredPart:
@@ -51,29 +57,32 @@ class StoredPart:
 
 def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
     """Write a result to one netCDF file, atomically; see `Posterior.save`."""
+    import xarray as xr
+
     target = Path(path)
     if target.is_dir():
-        raise IsADirectoryError(
-            f"Cannot save to {target}: it is a folder. Give the name of a file in it, such as run.nc."
-        )
+        raise IsADirectoryError(f"Cannot save to {target}: it is a folder. Name a file in it, such as run.nc.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"Cannot save to {target}: the folder {target.parent} does not exist. Create it first.")
     tree = posterior.data.copy()
-    for child in list(tree.children):
-        if child == _GROUP:
-            del tree[child]
-    parts = _pack(posterior)
     tree.attrs = {**tree.attrs, "pushforward_format": FORMAT, "version_python": platform.python_version()}
-    tree.attrs["digests"] = json.dumps(_digests(tree))
-    tree[_GROUP] = _parts_tree(parts)
+    packed = {
+        name: xr.Variable((f"{name}_bytes",), np.frombuffer(content, np.uint8))
+        for name, content in _pack(posterior).items()
+    }
+    tree[_GROUP] = xr.DataTree(xr.Dataset(packed))
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        # Opened here first: an unwritable folder shows before any work, and the file gets the usual permissions.
+        # Made here first: an unwritable folder shows before any work, and the file gets the usual permissions.
         scratch.touch(exist_ok=False)
         tree.to_netcdf(scratch, engine="h5netcdf")
-        _sync(scratch)
+        digest = _digest(scratch, scratch.stat().st_size)
+        with scratch.open("ab") as handle:
+            handle.write(_SEAL + digest)
+            handle.flush()
+            os.fsync(handle.fileno())
         os.replace(scratch, target)
-        _sync(target.parent)
+        _sync_folder(target.parent)
     except OSError as error:
         raise type(error)(
             error.errno,
@@ -110,40 +119,21 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         raise IsADirectoryError(f"Cannot load {source}: it is a folder. Give a file written by Posterior.save.")
     if not source.exists():
         raise FileNotFoundError(f"Cannot load {source}: there is no such file. Check the path and the working folder.")
-    with source.open("rb") as handle:
-        if handle.read(len(_HDF5_SIGNATURE)) != _HDF5_SIGNATURE:
-            raise ValueError(
-                f"{source} is not a netCDF-4 (HDF5) file, or its beginning is damaged. Expected a file written by "
-                "Posterior.save."
-            )
-    try:
-        with xr.open_datatree(source, engine="h5netcdf") as opened:
-            tree = opened.load().map_over_datasets(_without_encoding)
-    # A damaged HDF5 file can raise anything at all, deep inside the reader.
-    except Exception as error:
+    _check_seal(source)
+    with xr.open_datatree(source, engine="h5netcdf") as opened:
+        tree = opened.load().map_over_datasets(_without_encoding)
+    found = int(tree.attrs["pushforward_format"])
+    if found > FORMAT:
         raise ValueError(
-            f"{source} cannot be read as netCDF-4 ({type(error).__name__}: {error}): it is damaged or incomplete. "
-            "Restore a copy, or run again; saving is atomic, so a file written by Posterior.save is complete unless "
-            "it was changed later."
-        ) from error
-    if "pushforward_format" not in tree.attrs:
-        library = tree.attrs.get("inference_library") or _first_library(tree) or "another program"
-        raise ValueError(
-            f"{source} is a netCDF file of {library}, not one written by Posterior.save. Open it with "
-            "xarray.open_datatree and use arviz_stats on it; pf.load reads results of pushforward only."
+            f"{source} has format {found}, and this version of pushforward reads up to {FORMAT}. Upgrade pushforward."
         )
-    if int(tree.attrs["pushforward_format"]) > FORMAT:
-        raise ValueError(
-            f"{source} has format {tree.attrs['pushforward_format']}, and this version of pushforward reads up to "
-            f"{FORMAT}. Upgrade pushforward."
-        )
-    packed = tree[_GROUP].to_dataset() if _GROUP in tree.children else None
-    if packed is not None:
-        del tree[_GROUP]
-    _check_digests(tree, source)
-    parts = {} if packed is None else _unpack(packed, source, str(tree.attrs["version_python"]))
-    for name in ("digests", "pushforward_format"):
-        tree.attrs.pop(name, None)
+    python = str(tree.attrs["version_python"])
+    parts = {
+        str(name): StoredPart(str(name), np.asarray(variable.values, np.uint8).tobytes(), python)
+        for name, variable in group(tree, _GROUP).data_vars.items()
+    }
+    del tree[_GROUP]
+    del tree.attrs["pushforward_format"]
     return Posterior(tree, parts)
 
 
@@ -175,84 +165,73 @@ def _pack(posterior: Posterior) -> dict[str, bytes]:
     return packed
 
 
-def _parts_tree(parts: dict[str, bytes]) -> xr.DataTree:
-    import xarray as xr
+def _check_seal(source: Path) -> None:
+    """Refuse files that are not, or no longer, what `save` wrote.
 
-    variables = {
-        name: xr.Variable(
-            (f"{name}_bytes",), np.frombuffer(content, np.uint8), {"sha256": hashlib.sha256(content).hexdigest()}
+    Raises:
+        ValueError: saying whether the file is damaged, changed, or of another program.
+    """
+    length = source.stat().st_size - len(_SEAL) - hashlib.sha256().digest_size
+    if length > 0:
+        with source.open("rb") as handle:
+            handle.seek(length)
+            seal = handle.read()
+        if seal.startswith(_SEAL):
+            if seal.removeprefix(_SEAL) == _digest(source, length):
+                return
+            raise ValueError(
+                f"{source} is damaged: its content does not match the checksum at its end. Restore a copy or run again."
+            )
+    import h5py
+
+    try:
+        with h5py.File(source, "r") as file:
+            ours = "pushforward_format" in file.attrs
+            # ArviZ 0.x wrote its attributes on the groups, later versions on the root too.
+            holders = [file, *(member for member in file.values() if isinstance(member, h5py.Group))]
+            libraries = [
+                str(holder.attrs["inference_library"]) for holder in holders if "inference_library" in holder.attrs
+            ]
+    except Exception as error:
+        # A damaged HDF5 file can raise anything, deep inside the library.
+        raise ValueError(
+            f"{source} is not a netCDF-4 (HDF5) file, or it is damaged or cut off ({error}). Expected a file written "
+            "by Posterior.save, which is always complete unless it was changed later: restore a copy, or run again."
+        ) from error
+    if ours:
+        raise ValueError(
+            f"{source} was written by Posterior.save and then damaged or changed by another program. Restore a copy, "
+            "or read what is left with xarray.open_datatree."
         )
-        for name, content in parts.items()
-    }
-    return xr.DataTree(xr.Dataset(variables))
-
-
-def _unpack(packed: xr.Dataset, source: Path, python: str) -> dict[str, StoredPart]:
-    parts = {}
-    for name, variable in packed.data_vars.items():
-        content = np.asarray(variable.values, np.uint8).tobytes()
-        if hashlib.sha256(content).hexdigest() != variable.attrs.get("sha256"):
-            raise ValueError(_damaged(source, str(name)))
-        parts[str(name)] = StoredPart(str(name), content, python)
-    return parts
-
-
-def _digests(tree: xr.DataTree) -> dict[str, str]:
-    """A fingerprint of every array, and of the attributes of the whole."""
-    digests = {
-        f"{node.path}/{name}": _digest(variable.values)
-        for node in tree.subtree
-        for name, variable in node.to_dataset(inherit=False).variables.items()
-    }
-    attrs = {name: str(value) for name, value in tree.attrs.items() if name != "digests"}
-    digests["attributes"] = hashlib.sha256(json.dumps(attrs, sort_keys=True).encode()).hexdigest()
-    return digests
-
-
-def _digest(values: np.ndarray) -> str:
-    # Strings and dates come back in another dtype than they went in.
-    if values.dtype.kind in "mM":
-        values = values.astype(f"{values.dtype.kind}8[ns]").astype(np.int64)
-    if values.dtype.kind in "biuf":
-        content = np.ascontiguousarray(values).tobytes()
-    else:
-        content = json.dumps([str(value) for value in values.ravel()]).encode()
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check_digests(tree: xr.DataTree, source: Path) -> None:
-    expected: dict[str, str] = json.loads(tree.attrs["digests"])
-    actual = _digests(tree)
-    for name, digest in expected.items():
-        if actual.get(name) != digest:
-            raise ValueError(_damaged(source, name))
-
-
-def _damaged(source: Path, name: str) -> str:
-    return (
-        f"{source} is damaged: '{name}' does not match the fingerprint stored with it. Restore a copy or run again; a "
-        "file edited with other tools can be opened with xarray.open_datatree."
+    raise ValueError(
+        f"{source} is a netCDF file of {libraries[0] if libraries else 'another program'}, not one written by "
+        "Posterior.save. Open it with xarray.open_datatree and use arviz_stats on it; pf.load reads results of "
+        "pushforward only."
     )
+
+
+def _digest(path: Path, length: int) -> bytes:
+    """SHA-256 of the first ``length`` bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while length > 0:
+            block = handle.read(min(_BLOCK, length))
+            if not block:
+                break
+            digest.update(block)
+            length -= len(block)
+    return digest.digest()
 
 
 def _without_encoding(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_encoding()
 
 
-def _first_library(tree: xr.DataTree) -> str | None:
-    for child in tree.children.values():
-        if "inference_library" in child.attrs:
-            return str(child.attrs["inference_library"])
-    return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        # Some file systems refuse to sync a folder.
-        if path.is_file():
-            raise
-    finally:
-        os.close(descriptor)
+def _sync_folder(path: Path) -> None:
+    """Make a rename durable, where the file system lets a folder be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -90,7 +90,7 @@ def require_chains(kind: str) -> None:
     if kind == "mcmc":
         return
     why = {
-        "variational": "draws of a guide are independent, so R-hat is 1 and ESS their number even if the guide is wrong",
+        "variational": "draws of a guide are independent, so R-hat is 1 and ESS their number for any guide",
         "particles": "interacting particles are not a Markov chain in the draw axis",
         "point": "a point estimate has no draws",
     }[kind]
