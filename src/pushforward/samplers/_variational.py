@@ -135,7 +135,7 @@ class Variational(AbstractKernel):
         loss = -estimate.value
         first = jnp.where(state.step == 0, loss, state.first_loss)
         exploded = loss > first + _EXPLODED * (1.0 + jnp.abs(first))
-        good = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient)) & ~exploded
+        good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient)) & ~exploded
         active = good & (state.failed_step < 0) & ~self._done_one(state)
 
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.parameters, value=loss)

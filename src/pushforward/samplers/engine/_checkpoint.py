@@ -121,16 +121,18 @@ def _pack(name: str, tree: PyTree) -> dict[str, bytes]:
     keys = [i for i, x in enumerate(leaves) if _is_key(x)]
     buffer = io.BytesIO()
     np.savez(buffer, **{str(i): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for i, x in enumerate(leaves)})
-    return {f"{name}.npz": buffer.getvalue(), f"{name}.tree": cloudpickle.dumps((treedef, keys))}
+    # Modules cannot be pickled inside a treedef; a tree of the same structure can.
+    skeleton = jax.tree.unflatten(treedef, list(range(len(leaves))))
+    return {f"{name}.npz": buffer.getvalue(), f"{name}.tree": cloudpickle.dumps((skeleton, keys))}
 
 
 def _unpack(name: str, parts: dict[str, bytes]) -> PyTree:
-    treedef, keys = cloudpickle.loads(parts[f"{name}.tree"])
+    skeleton, keys = cloudpickle.loads(parts[f"{name}.tree"])
     with np.load(io.BytesIO(parts[f"{name}.npz"])) as arrays:
         leaves = [arrays[str(i)] for i in range(len(arrays.files))]
     if name == "state":
         leaves = [jax.random.wrap_key_data(jnp.asarray(x)) if i in keys else jnp.asarray(x) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(treedef, leaves)
+    return jax.tree.unflatten(jax.tree.structure(skeleton), leaves)
 
 
 def _is_key(x: Any) -> bool:
