@@ -10,6 +10,7 @@ import contextlib
 import enum
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import secrets
@@ -234,8 +235,10 @@ def info() -> None:
     try:
         devices = jax.devices()
         lines["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-    except RuntimeError as error:
-        lines["devices"] = f"none: {' '.join(str(error).split())}"
+    # JAX fails in several ways, an empty AssertionError among them, when the platform it is told to use is absent.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or f"no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}"
+        lines["devices"] = f"none: {reason}"
     lines["default dtype"] = (
         "float64" if jax.config.read("jax_enable_x64") else "float32 (run --x64, or pf.enable_x64())"
     )
