@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -36,7 +35,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(lags, float), jnp.asarray(y, float)), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 

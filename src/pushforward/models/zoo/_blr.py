@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -27,7 +26,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(data["X"], float), jnp.asarray(data["y"], float)), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -43,7 +42,7 @@ def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, An
 
 ENTRY = Entry(
     name="blr",
-    description="Linear regression with correlated covariates: posterior scales of a thousandth against prior scales of ten.",
+    description="Linear regression with correlated covariates: posterior scales of 1e-3 under prior scales of 10.",
     model=blr,
     dim=6,
     build_args=_args,

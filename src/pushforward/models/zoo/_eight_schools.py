@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Draws, Entry
+from ._entry import Call, Data, Draws, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -37,7 +36,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(data["sigma"], float), jnp.asarray(data["y"], float)), {}
 
 
-def _pyro_centered(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro_centered(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -51,7 +50,7 @@ def _pyro_centered(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dic
     return eight_schools_centered, (tensor(data["sigma"]), tensor(data["y"])), {}
 
 
-def _pyro_noncentered(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro_noncentered(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -73,7 +72,7 @@ def _standardise(draws: Draws) -> Draws:
 
 CENTERED = Entry(
     name="eight_schools_centered",
-    description="Effects of coaching in eight schools, centred: hierarchical, a funnel that step-size adaptation cannot fit.",
+    description="Effects of coaching in eight schools, centred: a hierarchical model with a funnel.",
     model=eight_schools_centered,
     dim=10,
     build_args=_args,
@@ -85,7 +84,7 @@ CENTERED = Entry(
 
 NONCENTERED = Entry(
     name="eight_schools_noncentered",
-    description="Effects of coaching in eight schools, non-centred: the reference is about the deterministic site theta.",
+    description="Effects of coaching in eight schools, non-centred; the reference is about theta, a deterministic.",
     model=eight_schools_noncentered,
     dim=10,
     build_args=_args,

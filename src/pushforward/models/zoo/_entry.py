@@ -17,6 +17,7 @@ from .._target import Target
 Data = dict[str, Any]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Draws = dict[str, NDArray[Any]]
+PyroCall = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 FloatArray = NDArray[np.float64]
 
 
@@ -59,9 +60,9 @@ class Entry:
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     folder: str = ""
     """Folder of the data files inside the package, when it is not called ``name``."""
-    build_pyro: Callable[[Data], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] | None = field(default=None, repr=False)
+    build_pyro: Callable[[Data], PyroCall] | None = field(default=None, repr=False)
     recover_latents: Callable[[Draws], Draws] = field(default=dict, repr=False)
-    """Latent sites as functions of the sites that the reference reports; identity unless the model has auxiliary sites."""
+    """Latent sites as functions of the sites that the reference reports; identity without auxiliary sites."""
 
     def data(self) -> Data:
         """The data as published: lists and numbers."""
@@ -76,17 +77,20 @@ class Entry:
         args, kwargs = self.args()
         return from_numpyro(self.model, *args, coords=self.coords, dims=self.dims, **kwargs)
 
-    def pyro(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    def pyro(self) -> PyroCall:
         """The same posterior as a Pyro program: ``(model, args, kwargs)`` with float64 tensors.
 
-        Its sites have the names, shapes and supports of the NumPyro program, and its log-density is equal up to a constant.
+        Its sites have the names, shapes and supports of the NumPyro program; its log-density is equal up to a constant.
 
         Raises:
             ValueError: if the entry has no Pyro program; see `pyro_names`.
             ImportError: if Pyro is not installed.
         """
         if self.build_pyro is None:
-            raise ValueError(f"The zoo entry '{self.name}' has no Pyro program: expected one of zoo.pyro_names(). Use .model, in NumPyro.")
+            raise ValueError(
+                f"The zoo entry '{self.name}' has no Pyro program: expected one of zoo.pyro_names(). Use its NumPyro "
+                "program, .model, instead."
+            )
         return self.build_pyro(self.data())
 
     def pyro_target(self) -> Target:
@@ -107,7 +111,7 @@ class Entry:
         return {name: _read_reference(entry, self._about["kind"]) for name, entry in self._about["parameters"].items()}
 
     def draws(self) -> Draws:
-        """Draws of the sites in `reference`, one leading axis, float32 as stored; see `draws_kind` for what they are."""
+        """Draws of the sites in `reference`, one leading axis, float32 as stored; see `draws_kind`."""
         with resources.as_file(self._file("draws.npz")) as path, np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
 
@@ -117,8 +121,10 @@ class Entry:
 
     @property
     def draws_kind(self) -> Literal["published", "nuts"]:
-        """``"published"``: a random subset of near-independent published draws, fit for tests of exactness. ``"nuts"``: own
-        NUTS draws whose moments agree with the published ones; autocorrelated, for plots and distances only.
+        """What `draws` are.
+
+        ``"published"``: a random subset of near-independent published draws, fit for tests of exactness. ``"nuts"``:
+        own NUTS draws whose moments agree with the published ones; autocorrelated, for plots and distances only.
         """
         kind: Literal["published", "nuts"] = self._about["draws_kind"]
         return kind
@@ -154,6 +160,11 @@ def _read_reference(entry: dict[str, Any], kind: Literal["draws", "moments"]) ->
         value = entry.get(name)
         return None if value is None else np.asarray(value, np.float64).reshape(shape)
 
-    mean, sd = array("mean"), array("sd")
-    assert mean is not None and sd is not None
-    return Reference(mean, sd, array("mcse_mean"), array("ess_mean"), int(entry["n_draws"]), kind)
+    return Reference(
+        mean=np.asarray(entry["mean"], np.float64).reshape(shape),
+        sd=np.asarray(entry["sd"], np.float64).reshape(shape),
+        mcse_mean=array("mcse_mean"),
+        ess=array("ess_mean"),
+        n_draws=int(entry["n_draws"]),
+        kind=kind,
+    )

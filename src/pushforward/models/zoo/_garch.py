@@ -15,8 +15,8 @@ from ._entry import Call, Data, Draws, Entry
 def garch(sigma1: Array, y: Array) -> None:
     """GARCH(1, 1): ``var[t] = alpha0 + alpha1 (y[t-1] - mu)^2 + beta1 var[t-1]``, ``var[0] = sigma1^2``.
 
-    ``beta1`` is flat on (0, 1 - alpha1). It is written as a uniform fraction of that interval times its length, and the factor
-    restores the constant density; ``Uniform(0, 1 - alpha1)`` would favour large ``alpha1``.
+    ``beta1`` is flat on (0, 1 - alpha1). It is written as a uniform fraction of that interval times its length, and the
+    factor restores the constant density; ``Uniform(0, 1 - alpha1)`` would favour large ``alpha1``.
     """
     mu = numpyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
     alpha0 = numpyro.sample("alpha0", dist.ImproperUniform(constraints.positive, (), ()))

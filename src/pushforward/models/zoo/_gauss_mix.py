@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -31,7 +30,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(data["y"], float),), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -33,7 +32,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(_standardised(data), float), jnp.asarray(data["labels"])), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -48,7 +47,7 @@ def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, An
 
 ENTRY = Entry(
     name="german_credit",
-    description="Logistic regression on the numeric German credit data: 25 weights, 1,000 observations, nearly Gaussian.",
+    description="Logistic regression on the numeric German credit data: 25 weights, 1,000 rows, nearly Gaussian.",
     model=german_credit,
     dim=25,
     build_args=_args,

@@ -40,7 +40,7 @@ def _args(data: Data) -> Call:
 
 ENTRY = Entry(
     name="hmm",
-    description="Two-state hidden Markov model: simplexes, a positive ordered vector, a marginal likelihood as a factor.",
+    description="Two-state hidden Markov model: simplexes, an ordered vector, a marginal likelihood as a factor.",
     model=hmm,
     dim=4,
     build_args=_args,

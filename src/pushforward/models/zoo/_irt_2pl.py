@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -26,7 +25,7 @@ def irt_2pl(y: Array) -> None:
     with numpyro.plate("item", num_items):
         a = numpyro.sample("a", dist.LogNormal(0.0, sigma_a))
         b = numpyro.sample("b", dist.Normal(mu_b, sigma_b))
-    # Both plates own axis -1, so that a, b and theta stay vectors; the responses are a plain batch of independent draws.
+    # Both plates own axis -1, so that a, b and theta stay vectors; the responses are a plain batch of draws.
     logits = a[:, None] * (theta[None, :] - b[:, None])
     numpyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
 
@@ -35,7 +34,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(data["y"]),), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 

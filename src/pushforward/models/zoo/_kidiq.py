@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -33,7 +32,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(_design(data), float), jnp.asarray(data["kid_score"], float)), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -48,7 +47,7 @@ def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, An
 
 ENTRY = Entry(
     name="kidiq",
-    description="Linear regression with an interaction of unscaled covariates: scales differ a hundredfold, correlation near -1.",
+    description="Linear regression with an interaction of unscaled covariates: unequal scales, high correlation.",
     model=kidiq,
     dim=5,
     build_args=_args,

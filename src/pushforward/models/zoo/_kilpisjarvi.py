@@ -29,7 +29,7 @@ def _args(data: Data) -> Call:
 
 ENTRY = Entry(
     name="kilpisjarvi",
-    description="Temperature trend with an uncentred covariate: three dimensions, correlation of intercept and slope near -1.",
+    description="Temperature trend with an uncentred covariate: correlation of intercept and slope near -1.",
     model=kilpisjarvi,
     dim=3,
     build_args=_args,

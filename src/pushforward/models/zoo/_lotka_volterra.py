@@ -62,7 +62,7 @@ def _args(data: Data) -> Call:
 
 ENTRY = Entry(
     name="lotka_volterra",
-    description="Predator-prey differential equation on the Hudson's Bay lynx and hare pelts: costly, strongly correlated.",
+    description="Predator-prey differential equation on Hudson's Bay lynx and hare pelts: costly, correlated.",
     model=lotka_volterra,
     dim=8,
     build_args=_args,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 _LOGGED = ("diam1", "diam2", "canopy_height", "total_height", "density")
@@ -37,7 +36,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(x, float), jnp.asarray(log_weight, float)), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._entry import Call, Data, Entry
+from ._entry import Call, Data, Entry, PyroCall
 from ._tensor import tensor
 
 
@@ -27,7 +26,7 @@ def _args(data: Data) -> Call:
     return (jnp.asarray(data["t"], float), jnp.asarray(data["x"])), {}
 
 
-def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _pyro(data: Data) -> PyroCall:
     import pyro
     import pyro.distributions as pdist
 
@@ -43,7 +42,7 @@ def _pyro(data: Data) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, An
 
 ENTRY = Entry(
     name="pump",
-    description="Hierarchical Gamma-Poisson model of pump failures: positive sites, gradients through the Gamma density.",
+    description="Hierarchical Gamma-Poisson model of pump failures: positive sites, a Gamma of learned shape.",
     model=pump,
     dim=12,
     build_args=_args,
