@@ -124,11 +124,11 @@ def run(
         if seed is None:
             seed = secrets.randbelow(2**31)
             print(f"seed {seed} (add --seed {seed} to repeat this run)", file=sys.stderr)
-        common = {"key": _key(seed), "progress": not quiet, "checkpoint": checkpoint}
+        common: dict[str, Any] = {"key": _key(seed), "progress": not quiet, "checkpoint": checkpoint}
         if method is Method.fit:
             from ._fit import fit
 
-            given = {"num_steps": num_steps, "num_particles": num_particles}
+            given: dict[str, Any] = {"num_steps": num_steps, "num_particles": num_particles}
             given = {name: value for name, value in given.items() if value is not None}
             posterior = fit(target, family, **common, **given)
         else:

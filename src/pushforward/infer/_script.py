@@ -232,7 +232,7 @@ def _front_end(language: str, data: Mapping[str, Any]) -> tuple[Callable[..., Ta
         raise ValueError(
             "The model is a Pyro program, which needs Pyro and torch: pip install 'pushforward[pyro]'."
         ) from error
-    from ..models import from_pyro
+    from ..models.pyro import from_pyro
 
     return from_pyro, {name: _as_torch(value, torch) for name, value in data.items()}
 
