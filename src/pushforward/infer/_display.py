@@ -18,7 +18,7 @@ MAX_ROWS = 12
 
 _PLOTS = {
     "dist": "plot_dist",
-    "trace": "plot_trace_dist",
+    "trace": "plot_trace",
     "rank": "plot_rank",
     "pair": "plot_pair",
     "forest": "plot_forest",
@@ -73,6 +73,9 @@ def plot(posterior: Posterior, kind: str = "auto", **kwargs: Any) -> Any:
         raise ValueError("plot(kind='predictive') needs posterior predictive draws: call .predict(key) first.")
     if "var_names" in kwargs and kind != "predictive":
         kwargs["var_names"] = check_sites(posterior.data["posterior"].to_dataset(), kwargs["var_names"])
+    if kind == "predictive":
+        sizes = posterior.data["posterior_predictive"].sizes
+        kwargs.setdefault("num_samples", min(100, sizes["chain"] * sizes["draw"]))
     return getattr(arviz_plots(), _PLOTS[kind])(posterior.data, **kwargs)
 
 

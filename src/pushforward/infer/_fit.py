@@ -17,7 +17,7 @@ from ..models._types import Key
 from ..models.guides import AbstractGuide
 from ..samplers import Variational
 from ..samplers._variational import default_optimizer
-from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, run
+from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._fit_result import explain_failure, fitted_posterior
 from ._posterior import Posterior
@@ -47,6 +47,7 @@ def fit(
     num_particles: int | None = None,
     num_restarts: int = 4,
     num_draws: int = 2_000,
+    stop_early: bool = True,
     init: AbstractGuide | Posterior | None = None,
     key: Key,
     progress: bool = True,
@@ -71,6 +72,7 @@ def fit(
         num_particles: draws of the guide per step and restart; default 8 (1 for point masses).
         num_restarts: starting points optimised side by side; their disagreement reveals missed modes.
         num_draws: draws kept in the result.
+        stop_early: stop a restart when its loss no longer improves; False runs all ``num_steps``.
         init: a guide or a fitted posterior of the same family to start from, instead of the Newton climb.
         key: a key; equal keys give equal bits, whatever the progress bar, chunks or checkpoints.
         progress: show a progress line.
@@ -114,6 +116,7 @@ def fit(
         optimizer=_check_optimizer(optimizer),
         num_particles=particles,
         decay=optimizer is None,
+        stop_early=stop_early,
     )
     config = {
         "method": "fit",
@@ -126,7 +129,7 @@ def fit(
         "num_draws": num_draws,
     }
     job = FitJob(kernel, key_run, num_steps, num_draws, type(bound_guide).__name__, config)
-    state = jax.jit(kernel.init)(key_run, (parameters, frozen))
+    state = initialise(kernel, key_run, (parameters, frozen))
     return run_fit(
         job,
         state,

@@ -38,7 +38,7 @@ def fitted_posterior(
 ) -> Posterior:
     """Choose the best parameters of every restart and the best restart, draw from it, and judge it."""
     state: VariationalState = result.state
-    count = state.step.shape[0]
+    count = state.first_loss.shape[0]
     key_select, key_draws = jax.random.split(key)
     judged, chosen = _choose(kernel, state, key_select)
     elbos = np.where(np.asarray(state.failed_step) >= 0, -np.inf, np.asarray(judged.elbo))
@@ -59,7 +59,7 @@ def fitted_posterior(
         "restart_sd": (("restart", "parameter"), np.asarray(judged.sd)),
         "parameter": (("parameter",), np.asarray(layout.coordinate_names(), dtype=str)),
         "converged": (("restart",), np.asarray(converged(state))),
-        "restart_steps": (("restart",), np.asarray(state.step)),
+        "restart_steps": (("restart",), np.asarray(state.ledger.steps)),
         "failed_step": (("restart",), failed),
         "best_restart": ((), np.asarray(best)),
         "first_loss": (("restart",), np.asarray(state.first_loss)),
@@ -81,31 +81,32 @@ def fitted_posterior(
 def draw_guide(target: Target, guide: AbstractGuide, key: Key, num_draws: int) -> tuple[Any, Array, Array]:
     """Draws of a guide with log p and log q of each. Draw i uses ``fold_in(key, i)``; evaluated in blocks of 256."""
 
-    def one(target: Target, guide: AbstractGuide, key: Key) -> tuple[Any, Array, Array]:
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_draws))
+    return _draw_many(target, guide, keys)
+
+
+@jax.jit
+def _draw_many(target: Target, guide: AbstractGuide, keys: Key) -> tuple[Any, Array, Array]:
+    def one(key: Key) -> tuple[Any, Array, Array]:
         position, log_q = guide.sample_and_log_prob(key)
         return position, target.logdensity(position), log_q
 
-    def many(target: Target, guide: AbstractGuide, keys: Key) -> tuple[Any, Array, Array]:
-        return jax.lax.map(lambda k: one(target, guide, k), keys, batch_size=min(num_draws, 256))
-
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_draws))
-    return jax.jit(many)(target, guide, keys)
+    return jax.lax.map(one, keys, batch_size=min(len(keys), 256))
 
 
+@jax.jit
 def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Judged, Parameters]:
     """Per restart, the best of: averaged iterates, best window, last iterate. Judged on common draws and all data."""
 
-    def choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Judged, Parameters]:
-        def one(state: VariationalState) -> tuple[_Judged, Parameters]:
-            average = jax.tree.map(lambda a, p: jnp.where(state.averaged > 0, a, p), state.average, state.parameters)
-            candidates = jax.tree.map(lambda *x: jnp.stack(x), average, state.best, state.parameters)
-            judged = jax.lax.map(lambda p: _judge(kernel, p, state.frozen, key), candidates)
-            pick = jnp.argmax(jnp.where(jnp.isfinite(judged.elbo), judged.elbo, -jnp.inf))
-            return jax.tree.map(lambda x: x[pick], (judged, candidates))
 
-        return jax.lax.map(one, state)
+    def one(state: VariationalState) -> tuple[_Judged, Parameters]:
+        average = jax.tree.map(lambda a, p: jnp.where(state.averaged > 0, a, p), state.average, state.parameters)
+        candidates = jax.tree.map(lambda *x: jnp.stack(x), average, state.ledger.best, state.parameters)
+        judged = jax.lax.map(lambda p: _judge(kernel, p, state.frozen, key), candidates)
+        pick = jnp.argmax(jnp.where(jnp.isfinite(judged.elbo), judged.elbo, -jnp.inf))
+        return jax.tree.map(lambda x: x[pick], (judged, candidates))
 
-    return jax.jit(choose)(kernel, state, key)
+    return jax.lax.map(one, state._replace(step=jnp.broadcast_to(state.step, state.first_loss.shape)))
 
 
 def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -> _Judged:
@@ -133,7 +134,7 @@ def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> Non
     batch = kernel.minibatch(batch_key)
     particle_key = jax.random.fold_in(kernel_key, restart)
     sites, position = _failing_sites(target, guide, particle_key, kernel.num_particles, batch)
-    best = info_state.best_loss[restart]
+    best = info_state.ledger.best_loss[restart]
     kept = f"the best parameters so far have loss {float(best):.4g}" if bool(jnp.isfinite(best)) else "no window of steps was completed before"
     values = {k: np.asarray(v).ravel()[:3].round(4).tolist() for k, v in target.constrain(position).items()}
     message = (

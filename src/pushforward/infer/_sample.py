@@ -16,10 +16,11 @@ from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key, Position
 from ..samplers import AbstractSampler, Chains
-from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, run
+from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
 from ._posterior import Posterior
+from ._starts import finite_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,8 @@ def sample(
     positions, kernel = _start(key_start, target, layout, kernel, num_chains, init)
     chains = Chains(kernel.bind(target, num_warmup), num_chains)
     job = SampleJob(chains, target, key_run, num_steps, num_warmup, thin, type(kernel).__name__)
-    # The last stream of the run's key starts the chains; steps use fold_in(key, 0), fold_in(key, 1), ...
-    state = jax.jit(chains.init)(jax.random.fold_in(key_run, 2**32 - 1), positions)
+    # The last stream of the run's key starts the chains; steps use the streams from 0 on.
+    state = initialise(chains, jax.random.fold_in(key_run, 2**32 - 1), positions)
     config = {"method": "sample", "kernel": job.name, "num_warmup": num_warmup, "num_chains": num_chains, "thin": thin}
     return run_sample(
         job,
@@ -151,7 +152,7 @@ def _posterior(job: SampleJob, records: PyTree, state: Any, provenance: dict[str
     layout = Layout.of(job.target.example)
     by_chain = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in records.items()}
     flat = by_chain.pop("position")
-    positions = jax.jit(jax.vmap(jax.vmap(layout.unravel)))(jnp.asarray(flat))
+    positions = jax.vmap(jax.vmap(layout.unravel))(jnp.asarray(flat))
     return build_posterior(
         job.target,
         positions,
@@ -190,7 +191,7 @@ def _start(
                 "chain(s), such as target.initial(key, num_chains), or a fitted posterior."
             )
         positions = jax.vmap(layout.ravel)(init)
-    finite = jax.jit(jax.vmap(lambda x: target.is_finite(layout.unravel(x))))(positions)
+    finite = finite_positions(target, layout, positions)
     if not bool(jnp.all(finite)):
         bad = int(jnp.argmin(finite))
         sites = target.nonfinite_sites(layout.unravel(positions[bad]))

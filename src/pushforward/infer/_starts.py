@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..estimators import Parameters
 from ..models import Target
@@ -113,25 +113,36 @@ def starting_points(key: Key, target: Target, layout: Layout, count: int) -> Flo
     far = _prior_points(key_far, target, layout, half)
     if far is None:
         far = _WIDE * jax.random.uniform(key_far, (half, layout.dim), layout.dtype, -1.0, 1.0)
-    finite = jax.jit(lambda t, xs: jax.vmap(lambda x: t.is_finite(layout.unravel(x)))(xs))(target, far)
+    finite = finite_positions(target, layout, far)
     return near.at[:half].set(jnp.where(finite[:, None], far, near[:half]))
+
+
+@jax.jit
+def finite_positions(target: Target, layout: Layout, flat: Float[Array, "n dim"]) -> Bool[Array, " n"]:
+    """Which flat positions have finite density and gradient."""
+    return jax.vmap(lambda x: target.is_finite(layout.unravel(x)))(flat)
 
 
 def _prior_points(key: Key, target: Target, layout: Layout, count: int) -> Array | None:
     """Prior draws as positions, or None where the prior cannot be drawn from (improper, or no generative process)."""
-    latent = [s.name for s in target.program.sites if s.kind == "latent"]
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-
-    def draw(target: Target, key: Key) -> Array:
-        values = target.prior(key)
-        return layout.ravel(target.program.invert({name: values[name] for name in latent})[0])
-
     try:
         if target.program.traceable_simulation:
-            return jax.jit(jax.vmap(draw, in_axes=(None, 0)))(target, keys)
-        return jnp.stack([draw(target, k) for k in keys])
+            return _many_prior_points(target, layout, keys)
+        return jnp.stack([_prior_point(target, layout, k) for k in keys])
     except ValueError:
         return None
+
+
+def _prior_point(target: Target, layout: Layout, key: Key) -> Array:
+    values = target.prior(key)
+    latent = [s.name for s in target.program.sites if s.kind == "latent"]
+    return layout.ravel(target.program.invert({name: values[name] for name in latent})[0])
+
+
+@jax.jit
+def _many_prior_points(target: Target, layout: Layout, keys: Key) -> Array:
+    return jax.vmap(lambda k: _prior_point(target, layout, k))(keys)
 
 
 def stack_starts(target: Target, guides: list[AbstractGuide]) -> tuple[Parameters, Any, AbstractGuide]:

@@ -223,29 +223,13 @@ class Target(eqx.Module):
             ValueError: naming the sites whose log-probability is not finite, when no such position is found.
         """
         count = 1 if num is None else num
-        example = self.example
-        leaves, treedef = jax.tree.flatten(example)
-
-        def draw(key: Key, radius: Array) -> Position:
-            keys = jax.random.split(key, max(len(leaves), 1))
-            return jax.tree.unflatten(
-                treedef, [jax.random.uniform(k, x.shape, x.dtype, -1.0, 1.0) * radius for k, x in zip(keys, leaves, strict=False)]
-            )
-
-        @eqx.filter_jit
-        def attempt(target: Target, keys: Key, radius: Array) -> tuple[Position, Array]:
-            positions = jax.vmap(draw, in_axes=(0, None))(keys, radius)
-            return positions, jax.vmap(target.is_finite)(positions)
-
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-        chosen, good = attempt(self, keys, jnp.asarray(2.0, jnp.result_type(float)))
+        chosen, good = _draw_in_box(self, keys, 2.0)
         for round_ in range(1, _INITIAL_ATTEMPTS):
             if bool(jnp.all(good)):
                 break
             radius = 2.0 * 10.0 ** (-2.0 * round_ / (_INITIAL_ATTEMPTS - 1))
-            fresh, fine = attempt(
-                self, jax.vmap(lambda k, r=round_: jax.random.fold_in(k, r))(keys), jnp.asarray(radius, jnp.result_type(float))
-            )
+            fresh, fine = _draw_in_box(self, jax.vmap(lambda k, r=round_: jax.random.fold_in(k, r))(keys), radius)
             use = fine & ~good
             chosen = jax.tree.map(lambda a, b, u=use: jnp.where(u.reshape(u.shape + (1,) * (a.ndim - 1)), b, a), chosen, fresh)
             good = good | fine
@@ -353,6 +337,20 @@ class Target(eqx.Module):
         if self.weights:
             lines.append("  weights: " + ", ".join(self.weights) + " (bounds refer to the tempered evidence)")
         return "\n".join(lines)
+
+
+@jax.jit
+def _draw_in_box(target: Target, keys: Key, radius: float) -> tuple[Position, Array]:
+    """Uniform positions in a box, one per key, and whether density and gradient are finite there."""
+    leaves, treedef = jax.tree.flatten(target.example)
+
+    def draw(key: Key) -> Position:
+        parts = jax.random.split(key, max(len(leaves), 1))
+        drawn = [jax.random.uniform(k, x.shape, x.dtype, -1.0, 1.0) for k, x in zip(parts, leaves, strict=False)]
+        return jax.tree.unflatten(treedef, [x * jnp.asarray(radius, x.dtype) for x in drawn])
+
+    positions = jax.vmap(draw)(keys)
+    return positions, jax.vmap(target.is_finite)(positions)
 
 
 def _depth(site: Site) -> int:

@@ -29,39 +29,43 @@ _TOLERANCE = 1e-5
 _EXPLODED = 1e6
 
 
-class Window(NamedTuple):
-    """Loss statistics of the current window and the comparison with the previous one. Leaves: (restart,)."""
+class Ledger(NamedTuple):
+    """What is decided once per window. Leaves have a leading restart axis."""
 
-    count: Int[Array, " restart"]
-    mean: Float[Array, " restart"]
-    squares: Float[Array, " restart"]
-    """Sum of squared deviations from the mean (Welford)."""
+    best: Parameters
+    """Parameters at the end of the window with the lowest mean loss."""
+    best_loss: Float[Array, " restart"]
     previous_mean: Float[Array, " restart"]
+    """Mean loss of the last complete window."""
     previous_error: Float[Array, " restart"]
+    """Its standard error."""
     stalled: Int[Array, " restart"]
     """Windows in a row without an improvement beyond noise."""
+    phase: Int[Array, " restart"]
+    steps: Int[Array, " restart"]
+    """Steps taken, in whole windows."""
 
 
 class VariationalState(NamedTuple):
-    """State of all restarts. Leaves have a leading restart axis."""
+    """State of all restarts. Leaves have a leading restart axis, except ``step``."""
 
+    step: Int[Array, ""]
     parameters: Parameters
     frozen: Any
     """Constants of the guide that differ between restarts (centre and scale of its coordinates)."""
     optimizer: Any
     average: Parameters
     """Running mean of the parameters over the last phase."""
-    averaged: Int[Array, " restart"]
+    averaged: Float[Array, " restart"]
     """Number of iterates in the average."""
-    best: Parameters
-    """Parameters at the end of the window with the lowest mean loss."""
-    best_loss: Float[Array, " restart"]
     first_loss: Float[Array, " restart"]
-    window: Window
-    phase: Int[Array, " restart"]
-    step: Int[Array, " restart"]
+    deviation: Float[Array, " restart"]
+    """Sum over the current window of loss minus the reference (the last window's mean, at first the first loss)."""
+    squares: Float[Array, " restart"]
+    """Sum of squares of the same."""
     failed_step: Int[Array, " restart"]
     """First step with a loss or gradient that is not finite, or that exploded; -1 while healthy."""
+    ledger: Ledger
 
 
 class VariationalInfo(NamedTuple):
@@ -88,6 +92,7 @@ class Variational(AbstractKernel):
         gradient: how it is differentiated.
         optimizer: an optax transformation of the loss gradient.
         num_particles: draws of the guide per step and restart.
+        stop_early: finish a restart when its last phase has stalled; False runs every step asked for.
         decay: multiply updates by 0.2 per phase (the default optimiser); False leaves the optimiser's own schedule alone.
     """
 
@@ -98,81 +103,108 @@ class Variational(AbstractKernel):
     optimizer: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     num_particles: int = eqx.field(static=True)
     decay: bool = eqx.field(static=True)
+    stop_early: bool = eqx.field(static=True)
 
     def init(self, key: Key, position: tuple[Parameters, Any], batch: Batch | None = None) -> VariationalState:
         """Start from stacked parameters and constants (leading restart axis)."""
-        position, frozen = position
-        count = jax.tree.leaves(position)[0].shape[0]
-        dtype = jnp.result_type(*[x.dtype for x in jax.tree.leaves(position)])
+        parameters, frozen = position
+        count = jax.tree.leaves(parameters)[0].shape[0]
+        dtype = jnp.result_type(*[x.dtype for x in jax.tree.leaves(parameters)])
         zeros, ints = jnp.zeros((count,), dtype), jnp.zeros((count,), jnp.int32)
         infinite = jnp.full((count,), jnp.inf, dtype)
         return VariationalState(
-            parameters=position,
+            step=jnp.zeros((), jnp.int32),
+            parameters=parameters,
             frozen=frozen,
-            optimizer=jax.vmap(self.optimizer.init)(position),
-            average=position,
-            averaged=ints,
-            best=position,
-            best_loss=infinite,
-            first_loss=infinite,
-            window=Window(ints, zeros, zeros, infinite, zeros, ints),
-            phase=ints,
-            step=ints,
+            optimizer=jax.vmap(self.optimizer.init)(parameters),
+            average=parameters,
+            averaged=zeros,
+            first_loss=zeros,
+            deviation=zeros,
+            squares=zeros,
             failed_step=jnp.full((count,), -1, jnp.int32),
+            ledger=Ledger(parameters, infinite, infinite, zeros, ints, ints, ints),
         )
 
     def step(self, key: Key, state: VariationalState, batch: Batch | None = None) -> tuple[VariationalState, VariationalInfo]:
         """One gradient step of every restart that is neither finished nor failed."""
-        count = state.step.shape[0]
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-        new, loss = jax.vmap(self._step_one, in_axes=(0, 0, None))(keys, state, batch)
-        alive = jnp.any(new.failed_step < 0)
-        return new, VariationalInfo(loss, jnp.where(alive, 0.0, jnp.nan))
-
-    def _step_one(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[VariationalState, Array]:
-        target, guide = self.joined(state.parameters, state.frozen)
-        estimate, gradient = self.gradient.value_and_grad(key, self.objective, target, guide, self.num_particles, batch)
-        loss = -estimate.value
+        ledger = state.ledger
+        loss, gradient = self._gradients(key, state, batch)
         first = jnp.where(state.step == 0, loss, state.first_loss)
-        exploded = loss > first + _EXPLODED * (1.0 + jnp.abs(first))
-        good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient)) & ~exploded
-        active = good & (state.failed_step < 0) & ~self._done_one(state)
-
-        updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.parameters, value=loss)
-        if self.decay:
-            factor = jnp.asarray(_DECAY, loss.dtype) ** state.phase
-            updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
-        parameters = optax.apply_updates(state.parameters, updates)
-        averaging = state.phase == _PHASES - 1
-        averaged = jnp.where(averaging, state.averaged + 1, 0)
-        weight = 1.0 / jnp.maximum(averaged, 1)
-        average = jax.tree.map(lambda a, p: a + (p - a) * weight.astype(p.dtype), state.average, parameters)
-        window, phase, closed = _advance(state.window, state.phase, loss, averaged)
-        better = closed & (window.previous_mean < state.best_loss)
+        size = jax.vmap(optax.tree.norm)(gradient)
+        good = jnp.isfinite(loss) & jnp.isfinite(size) & (loss - first <= _EXPLODED * (1.0 + jnp.abs(first)))
+        running = (state.failed_step < 0) & ~self._finished(state)
+        active = running & good
+        updates, optimizer = jax.vmap(lambda g, s, p, v: self.optimizer.update(g, s, p, value=v))(
+            gradient, state.optimizer, state.parameters, loss
+        )
+        rate = jnp.asarray(_DECAY, loss.dtype) ** ledger.phase if self.decay else jnp.ones_like(loss)
+        parameters = jax.tree.map(
+            lambda p, u: jnp.where(_along(active, p), p + _along(rate, p).astype(p.dtype) * u.astype(p.dtype), p), state.parameters, updates
+        )
+        # Deviations from a recent mean: the variance of losses of size 1e5 survives 32-bit floats.
+        deviation = jnp.where(active, loss - jnp.where(jnp.isfinite(ledger.previous_mean), ledger.previous_mean, first), 0.0)
+        averaging = (ledger.phase == _PHASES - 1) & active
+        average, averaged = jax.lax.cond(jnp.any(averaging), _average, lambda a, n, p, on: (a, n), state.average, state.averaged, parameters, averaging)
         new = VariationalState(
+            state.step + 1,
             parameters,
             state.frozen,
             optimizer,
             average,
             averaged,
-            _select(better, parameters, state.best),
-            jnp.where(better, window.previous_mean, state.best_loss),
             first,
-            window,
-            phase,
-            state.step + 1,
-            state.failed_step,
+            state.deviation + deviation,
+            state.squares + deviation**2,
+            jnp.where(running & ~good, state.step, state.failed_step),
+            ledger,
         )
-        kept = _select(active, new, state)
-        failing = ~good & (state.failed_step < 0) & ~self._done_one(state)
-        return kept._replace(failed_step=jnp.where(failing, state.step, state.failed_step)), loss
+        new = jax.lax.cond(new.step % _WINDOW == 0, self._close_window, lambda s: s, new)
+        return new, VariationalInfo(loss, jnp.where(jnp.any(new.failed_step < 0), 0.0, jnp.nan))
+
+    def _gradients(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[Array, Parameters]:
+        def one(key: Key, parameters: Parameters, frozen: Any) -> tuple[Array, Parameters]:
+            target, guide = self.joined(parameters, frozen)
+            estimate, gradient = self.gradient.value_and_grad(key, self.objective, target, guide, self.num_particles, batch)
+            return -estimate.value, gradient
+
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(state.first_loss.shape[0]))
+        return jax.vmap(one)(keys, state.parameters, state.frozen)
+
+    def _close_window(self, state: VariationalState) -> VariationalState:
+        """Compare the window's mean loss with the last one's; move the phase on where it has stalled."""
+        ledger = state.ledger
+        running = (state.failed_step < 0) & ~self._finished(state)
+        reference = jnp.where(jnp.isfinite(ledger.previous_mean), ledger.previous_mean, state.first_loss)
+        shift = state.deviation / _WINDOW
+        mean = reference + shift
+        variance = jnp.maximum(state.squares - _WINDOW * shift**2, 0.0) / (_WINDOW - 1.0)
+        error = jnp.sqrt(variance / _WINDOW)
+        noise = jnp.sqrt(error**2 + ledger.previous_error**2)
+        improved = ledger.previous_mean - mean > jnp.maximum(noise, _TOLERANCE)
+        stalled = jnp.where(improved, 0, ledger.stalled + 1)
+        last = ledger.phase == _PHASES - 1
+        ready = (stalled >= _PATIENCE) & (~last | (state.averaged >= _AVERAGED_STEPS))
+        move_on = ready & running if self.stop_early else ready & running & ~last
+        better = running & (mean < ledger.best_loss)
+        best = jax.tree.map(lambda p, b: jnp.where(_along(better, p), p, b), state.parameters, ledger.best)
+        new = Ledger(
+            best,
+            jnp.where(better, mean, ledger.best_loss),
+            jnp.where(running, mean, ledger.previous_mean),
+            jnp.where(running, error, ledger.previous_error),
+            jnp.where(running, jnp.where(move_on & ~last, 0, stalled), ledger.stalled),
+            ledger.phase + move_on.astype(ledger.phase.dtype),
+            ledger.steps + _WINDOW * running.astype(ledger.steps.dtype),
+        )
+        return state._replace(ledger=new, deviation=jnp.zeros_like(shift), squares=jnp.zeros_like(shift))
 
     def joined(self, parameters: Parameters, frozen: Any) -> tuple[Target, AbstractGuide]:
         """Target and guide of one restart."""
         return join(parameters, self.target, eqx.combine(frozen, self.static))
 
-    def _done_one(self, state: VariationalState) -> Array:
-        return state.phase >= _PHASES
+    def _finished(self, state: VariationalState) -> Array:
+        return state.ledger.phase >= _PHASES
 
     def minibatch(self, key: Key) -> Batch | None:
         """Indices for the plates that declare a ``subsample_size``."""
@@ -180,7 +212,7 @@ class Variational(AbstractKernel):
 
     def done(self, state: VariationalState) -> Array:
         """Every restart has converged or failed, and one has converged."""
-        return jnp.all(self._done_one(state) | (state.failed_step >= 0)) & jnp.any(self._done_one(state))
+        return jnp.all(self._finished(state) | (state.failed_step >= 0)) & jnp.any(self._finished(state))
 
     def health(self, state: VariationalState, info: VariationalInfo) -> PyTree:
         """Finite until the last restart fails."""
@@ -202,7 +234,9 @@ class Variational(AbstractKernel):
 
 def converged(state: VariationalState) -> Array:
     """Which restarts ended because their loss stopped improving."""
-    return (state.phase >= _PHASES) & (state.failed_step < 0)
+    ledger = state.ledger
+    stalled = (ledger.phase == _PHASES - 1) & (ledger.stalled >= _PATIENCE) & (state.averaged >= _AVERAGED_STEPS)
+    return ((ledger.phase >= _PHASES) | stalled) & (state.failed_step < 0)
 
 
 def default_optimizer() -> optax.GradientTransformationExtraArgs:
@@ -210,29 +244,13 @@ def default_optimizer() -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.adam(DEFAULT_LEARNING_RATE))
 
 
-def _advance(window: Window, phase: Array, loss: Array, averaged: Array) -> tuple[Window, Array, Array]:
-    """Add a loss to the window; at its end compare with the previous window and move the phase on if it has stalled."""
-    count = window.count + 1
-    delta = loss - window.mean
-    mean = window.mean + delta / count
-    squares = window.squares + delta * (loss - mean)
-    closed = count >= _WINDOW
-    error = jnp.sqrt(squares / (_WINDOW * (_WINDOW - 1.0)))
-    noise = jnp.sqrt(error**2 + window.previous_error**2)
-    improved = window.previous_mean - mean > jnp.maximum(noise, _TOLERANCE)
-    stalled = jnp.where(improved, 0, window.stalled + 1)
-    long_enough = (phase < _PHASES - 1) | (averaged >= _AVERAGED_STEPS)
-    move_on = closed & (stalled >= _PATIENCE) & long_enough
-    fresh = Window(
-        jnp.where(closed, 0, count),
-        jnp.where(closed, 0.0, mean),
-        jnp.where(closed, 0.0, squares),
-        jnp.where(closed, mean, window.previous_mean),
-        jnp.where(closed, error, window.previous_error),
-        jnp.where(closed, jnp.where(move_on, 0, stalled), window.stalled),
-    )
-    return fresh, phase + move_on.astype(phase.dtype), closed
+def _average(average: Parameters, averaged: Array, parameters: Parameters, on: Array) -> tuple[Parameters, Array]:
+    """Add the parameters to the running mean of the restarts that average."""
+    count = averaged + on
+    weight = jnp.where(on, 1.0 / jnp.maximum(count, 1.0), 0.0)
+    return jax.tree.map(lambda a, p: a + (p - a) * _along(weight, p).astype(p.dtype), average, parameters), count
 
 
-def _select(condition: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+def _along(values: Array, like: Array) -> Array:
+    """Per-restart values, shaped to broadcast against a leaf."""
+    return jnp.reshape(values, values.shape + (1,) * (like.ndim - 1))

@@ -40,7 +40,7 @@ def _pyro(data: Data) -> PyroCall:
         beta = pyro.sample("beta", pdist.ImproperUniform(pdist.constraints.real, (), (x.shape[1],)))
         sigma = pyro.sample("sigma", pdist.HalfCauchy(tensor(2.5)))
         with pyro.plate("child", x.shape[0]):
-            pyro.sample("kid_score", pdist.Normal(x @ beta, sigma), obs=kid_score)
+            pyro.sample("kid_score", pdist.Normal(x @ beta.to(x.dtype), sigma), obs=kid_score)
 
     return kidiq, (tensor(_design(data)), tensor(data["kid_score"])), {}
 

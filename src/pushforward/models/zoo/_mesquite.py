@@ -44,7 +44,7 @@ def _pyro(data: Data) -> PyroCall:
         beta = pyro.sample("beta", pdist.ImproperUniform(pdist.constraints.real, (), (x.shape[1],)))
         sigma = pyro.sample("sigma", pdist.ImproperUniform(pdist.constraints.positive, (), ()))
         with pyro.plate("bush", x.shape[0]):
-            pyro.sample("log_weight", pdist.Normal(x @ beta, sigma), obs=log_weight)
+            pyro.sample("log_weight", pdist.Normal(x @ beta.to(x.dtype), sigma), obs=log_weight)
 
     x, log_weight = _arrays(data)
     return mesquite, (tensor(x), tensor(log_weight)), {}

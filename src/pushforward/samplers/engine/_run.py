@@ -68,7 +68,7 @@ def run(
 ) -> RunResult:
     """Run a kernel.
 
-    Step i uses ``fold_in(key, i)``, split into a key for the kernel and one for its minibatch. Memory on the device: the
+    Step i uses ``fold_in(key, 2 i)`` for the kernel and ``fold_in(key, 2 i + 1)`` for its minibatch. Memory on the device: the
     state and a record buffer of at most 16 MiB; everything recorded lives on the host.
 
     Args:
@@ -128,10 +128,16 @@ def run(
     return RunResult(state, collected(), step)
 
 
+@jax.jit
+def initialise(kernel: AbstractKernel, key: Key, position: PyTree) -> Any:
+    """``kernel.init``, compiled once per kernel structure."""
+    return kernel.init(key, position)
+
+
 def step_keys(key: Key, step: int | Array) -> tuple[Key, Key]:
     """Keys of one step: for the kernel, and for its minibatch."""
-    kernel_key, batch_key = jax.random.split(jax.random.fold_in(key, step))
-    return kernel_key, batch_key
+    # Two streams by parity: one hash each, and the batch's is dropped by the compiler where there is no minibatch.
+    return jax.random.fold_in(key, 2 * step), jax.random.fold_in(key, 2 * step + 1)
 
 
 def _step(kernel: AbstractKernel, state: Any, key: Key, step: int | Array) -> tuple[Any, Any]:
