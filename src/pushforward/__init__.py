@@ -10,6 +10,7 @@ from importlib.metadata import version as _version
 from .estimators import ELBO as ELBO
 from .estimators import Path as Path
 from .estimators import Reparam as Reparam
+from .infer import Calibration as Calibration
 from .infer import Comparison as Comparison
 from .infer import Posterior as Posterior
 from .infer import Verdict as Verdict
@@ -19,6 +20,7 @@ from .infer import fit as fit
 from .infer import load as load
 from .infer import resume as resume
 from .infer import sample as sample
+from .infer import sbc as sbc
 from .models import Target as Target
 from .models import enable_x64 as enable_x64
 from .models import from_logdensity as from_logdensity

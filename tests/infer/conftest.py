@@ -82,7 +82,8 @@ def guided() -> Callable[..., Any]:
             return {k: jnp.broadcast_to(jnp.asarray(named[k], v.dtype), v.shape) for k, v in target.example.items()}
 
         guide = NormalGuide(fill(mean), fill(sd))
-        positions, log_q = jax.vmap(guide.sample_and_log_prob)(jax.random.split(jax.random.key(seed), num_draws))
+        draw = eqx.filter_jit(lambda guide, keys: jax.vmap(guide.sample_and_log_prob)(keys))
+        positions, log_q = draw(guide, jax.random.split(jax.random.key(seed), num_draws))
         return build_posterior(
             target,
             jax.tree.map(lambda leaf: leaf[None], positions),

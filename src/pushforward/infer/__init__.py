@@ -6,6 +6,8 @@ from ._fit import fit as fit
 from ._posterior import Posterior as Posterior
 from ._resume import resume as resume
 from ._sample import sample as sample
+from ._sbc import Calibration as Calibration
+from ._sbc import sbc as sbc
 from ._storage import load as load
 from ._verdict import Verdict as Verdict
 from ._verdict import diagnose as diagnose
