@@ -15,5 +15,10 @@ def target(name: str) -> Target:
 
 
 @functools.cache
+def pyro_target(name: str) -> Target:
+    return zoo.load(name).pyro_target()
+
+
+@functools.cache
 def latent_draws(name: str) -> dict[str, np.ndarray]:
     return zoo.load(name).latent_draws()

@@ -1,6 +1,6 @@
 """Exactness of the zoo without any sampler: the Stein identity at the published draws.
 
-One family of 2 x 73 = 146 two-sided tests for the NumPyro programs, false-alarm rate 1 % for the whole family; the draws
+One family of 2 x 73 = 146 two-sided tests, false-alarm rate 1 % for the whole family (Bonferroni); the draws
 are fixed, so the outcome never changes from run to run. About 50 s on two cores, mostly compilation.
 """
 
