@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from ._arguments import Arguments, Static, array_arguments, bind_arguments, program_name, unset_arguments
-from ._numpyro_run import FREE, LOG_DET, Binding, is_factor, observed_terms, run
+from ._numpyro_run import FREE, LOG_DET, Binding, is_factor, site_term, run
 from ._numpyro_structure import Structure, discover
 from ._program import AbstractProgram, Evaluation, Plate, Site, Term
 from ._target import Target
@@ -33,6 +33,8 @@ class NumPyroProgram(AbstractProgram):
     enumerated: tuple[tuple[str, int, int], ...] = eqx.field(static=True)
     constraints: Static = eqx.field(static=True)
     """Constraint of each learnable parameter."""
+    checked: frozenset[str] = eqx.field(static=True)
+    """Sites whose values need no support check in the density."""
     source: str = eqx.field(static=True)
     traceable_simulation: ClassVar[bool] = True
 
@@ -58,7 +60,7 @@ class NumPyroProgram(AbstractProgram):
                 log_det = site["fn"].log_factor
                 log_dets[name[len(LOG_DET) :]] = jnp.sum(log_det * (1.0 if site["scale"] is None else site["scale"]))
             elif site["type"] == "sample":
-                terms[name] = observed_terms(name, site)
+                terms[name] = site_term(name, site, inside=name in self.checked and name not in self.data)
                 if name in position:
                     values[name] = site["value"]
         return Evaluation(values, deterministics, terms, log_dets)
@@ -229,6 +231,7 @@ def build_program(
         plates=structure.plates,
         enumerated=structure.enumerated,
         constraints=Static(structure.constraints),
+        checked=structure.checked,
         source=f"numpyro:{program_name(model)}",
     )
 

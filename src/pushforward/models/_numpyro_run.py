@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -194,14 +195,36 @@ def is_factor(site: Mapping[str, Any]) -> bool:
     return type(fn).__name__ == "Unit"
 
 
-def observed_terms(name: str, site: Mapping[str, Any]) -> Term:
-    """The factor that one sample site contributes."""
+def site_term(name: str, site: Mapping[str, Any], *, inside: bool = False) -> Term:
+    """The factor that one sample site contributes.
+
+    Args:
+        name: the site.
+        site: its trace entry.
+        inside: the value is known to lie in the support, so that NumPyro's own check of every element can be left out of the
+            compiled density (it costs 10 to 20 % of a regression).
+    """
     fn, value = site["fn"], site["value"]
-    try:
-        log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Site '{name}': a value of shape {jnp.shape(value)} does not fit a distribution of shape {tuple(fn.shape())} "
-            f"({str(error).splitlines()[0]}) Expected shapes that broadcast; check the arguments of the model at this site."
-        ) from error
+    with _unchecked(fn) if inside else contextlib.nullcontext():
+        try:
+            log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Site '{name}': a value of shape {jnp.shape(value)} does not fit a distribution of shape {tuple(fn.shape())} "
+                f"({str(error).splitlines()[0]}) Expected shapes that broadcast; check the arguments of the model at this site."
+            ) from error
     return Term(jnp.asarray(log_prob), 1.0 if site["scale"] is None else site["scale"])
+
+
+@contextlib.contextmanager
+def _unchecked(fn: Any) -> Iterator[None]:
+    layers = []
+    while fn is not None:
+        layers.append((fn, fn._validate_args))
+        fn._validate_args = False
+        fn = getattr(fn, "base_dist", None)
+    try:
+        yield
+    finally:
+        for layer, before in layers:
+            layer._validate_args = before

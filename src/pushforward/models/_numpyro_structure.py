@@ -12,7 +12,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
 
 from ._arguments import Arguments, program_name
-from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, observed_terms, run
+from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, site_term, run
 from ._program import Plate, Site
 from ._types import Key
 
@@ -33,6 +33,8 @@ class Structure(NamedTuple):
     params: dict[str, Any]
     constraints: dict[str, Any]
     arguments: Arguments
+    checked: frozenset[str] = frozenset()
+    """Sites whose values are known to lie in their supports: latents by construction, data because it was looked at."""
 
 
 def discover(
@@ -192,7 +194,7 @@ def _check_traceable(
         for name, site in _samples(out).items():
             if site["is_observed"] and not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(site["fn"].support)):
                 fixed_support.add(name)
-        return {k: observed_terms(k, v).log_prob for k, v in _samples(out).items()}
+        return {k: site_term(k, v).log_prob for k, v in _samples(out).items()}
 
     try:
         jax.eval_shape(density, position, structure.arguments)
@@ -209,7 +211,7 @@ def _check_traceable(
     fixed_support.clear()
     jax.eval_shape(lambda p: density(p, structure.arguments), position)
     _check_supports(trace, structure, fixed_support)
-    return structure
+    return structure._replace(checked=frozenset(fixed_support) | {s.name for s in structure.sites if s.kind == "latent"})
 
 
 def _constrained(structure: Structure) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _check_observed_shapes(trace: Mapping[str, Any], structure: Structure) -> No
             continue
         fn, value = trace[site.name]["fn"], trace[site.name]["value"]
         data_batch = jnp.shape(value)[: max(jnp.ndim(value) - len(fn.event_shape), 0)]
-        got = observed_terms(site.name, trace[site.name]).log_prob.shape
+        got = site_term(site.name, trace[site.name]).log_prob.shape
         if got not in (tuple(data_batch), tuple(fn.batch_shape)):
             raise ValueError(
                 f"Observed site '{site.name}': data of shape {jnp.shape(value)} and a distribution of shape {tuple(fn.shape())} broadcast "

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .._arguments import Static, program_name
 from .._numpyro import NumPyroProgram, build_program
-from .._numpyro_run import Binding, observed_terms, run
+from .._numpyro_run import Binding, site_term, run
 from .._program import AbstractProgram, Plate, Site
 from .._target import Target
 from .._types import Batch, Key, Position, Values
@@ -92,7 +92,7 @@ class ProgramGuide(AbstractGuide):
         log_q = jnp.zeros((), jnp.result_type(float))
         for name, site in trace.items():
             if site["type"] == "sample":
-                term = observed_terms(name, site)
+                term = site_term(name, site)
                 log_q = log_q + jnp.sum(term.log_prob * term.scale)
                 values[name] = site["value"]
         return values, log_q
