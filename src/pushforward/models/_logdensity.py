@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
-from numpyro.distributions.util import sum_rightmost
 
 from ._arguments import Static, program_name
 from ._program import AbstractProgram, Evaluation, Plate, Site, Term
@@ -48,7 +47,7 @@ class FunctionProgram(AbstractProgram):
             transform = biject_to(constraint)
             value = transform(u)
             log_det = transform.log_abs_det_jacobian(u, value)
-            log_dets[name] = jnp.sum(sum_rightmost(log_det, jnp.ndim(log_det)))
+            log_dets[name] = jnp.sum(log_det)
             values.append(value)
         log_prob = self.function(jax.tree.unflatten(treedef, values))
         return Evaluation(dict(zip(self._names(), values, strict=True)), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, log_dets)
@@ -57,14 +56,25 @@ class FunctionProgram(AbstractProgram):
         """See `AbstractProgram.unconstrain`. Also takes the user's own pytree."""
         treedef = jax.tree.structure(self.example)
         named = values if set(values) == set(self._names()) else dict(zip(self._names(), treedef.flatten_up_to(values), strict=True))
-        out = []
+        checked: Values = {}
         for name, like in zip(self._names(), jax.tree.leaves(self.example), strict=True):
             constraint = self.constraints.value.get(name, nc.real)
-            value = jnp.asarray(named[name], like.dtype)
-            if not bool(jnp.all(constraint(value))):
-                raise ValueError(f"The value of '{name}' lies outside its support: expected {constraint}, got {value}.")
-            out.append(biject_to(constraint).inv(value))
-        return jax.tree.unflatten(treedef, out)
+            checked[name] = jnp.asarray(named[name], like.dtype)
+            if not bool(jnp.all(constraint(checked[name]))):
+                raise ValueError(f"The value of '{name}' lies outside its support: expected {constraint}, got {checked[name]}.")
+        return self.invert(checked)[0]
+
+    def invert(self, values: Values, batch: Batch | None = None) -> tuple[Position, dict[str, Array]]:
+        """See `AbstractProgram.invert`."""
+        leaves: list[Array] = []
+        log_dets: dict[str, Array] = {}
+        for name in self._names():
+            constraint = self.constraints.value.get(name, nc.real)
+            transform = biject_to(constraint)
+            leaves.append(transform.inv(values[name]))
+            if constraint is not nc.real:
+                log_dets[name] = jnp.sum(transform.log_abs_det_jacobian(leaves[-1], values[name]))
+        return jax.tree.unflatten(jax.tree.structure(self.example), leaves), log_dets
 
     def simulate(self, key: Key, values: Values | None = None) -> Values:
         """See `AbstractProgram.simulate`. A density has no generative process."""

@@ -1,0 +1,36 @@
+"""The registry holds every public final algorithm."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import registry
+
+import pushforward as pf
+from pushforward.estimators import AbstractGradient, AbstractObjective
+from pushforward.models import guides
+from pushforward.models.guides import AbstractGuide
+from pushforward.samplers import AbstractSampler
+
+
+def public(base, *modules):
+    found = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value):
+                found[value.__name__] = name
+    return set(found)
+
+
+@pytest.mark.parametrize(
+    ("base", "table", "modules"),
+    [
+        (AbstractGuide, registry.GUIDES, (pf, guides)),
+        (AbstractObjective, registry.OBJECTIVES, (pf,)),
+        (AbstractGradient, registry.GRADIENTS, (pf,)),
+        (AbstractSampler, registry.KERNELS, (pf,)),
+    ],
+)
+def test_registry_complete(base, table, modules):
+    assert public(base, *modules) == set(table)
