@@ -20,7 +20,7 @@ def _noisy(scale, position, key):
     return position["x"] + scale * jax.random.normal(key, position["x"].shape)
 
 
-@pytest.mark.parametrize("block_size", [None, 1, 7, 50, 1000])
+@pytest.mark.parametrize("block_size", [None, 1, 8, 50, 1000])
 def test_blocks_equal_one_call(block_size):
     x = np.random.default_rng(0).normal(size=(50, 3))
     out = stream_draws(_scaled, jnp.asarray(2.0), {"x": x}, block_size=block_size)

@@ -46,7 +46,7 @@ def test_khat_tells_narrow_from_wide(gaussian_target, guided):
     assert narrow.status == "doubtful"
     assert narrow.details["khat"] > 0.7 == narrow.details["khat_threshold"]
     assert "k-hat is" in narrow.reasons[0]
-    assert "pf.FullRank" in narrow.reasons[0]
+    assert "pf.NUTS()" in narrow.reasons[0]
     assert wide.status == "ok", wide.reasons
     assert wide.details["khat"] < 0.3
 
@@ -145,6 +145,8 @@ def restarts(elbo, mean, sd, converged=None, **more):
         (restarts([-10.0, -10.1], [[0, 1], [0.2, 1]], [[1, 1], [1, 1.2]]), None),
         (restarts([-10.0, -10.1], [[0, 1], [0, 4]], [[1, 1], [1, 1]]), "means of b differ by 3.0 posterior sd"),
         (restarts([-10.0, -10.1], [[0, 1], [0, 1]], [[1, 1], [2, 1]]), "sds of a differ by a factor 2.0"),
+        # The pooled sd of 1 and 1.4 is 1.217: 0.55 is 0.452 of it.
+        (restarts([-10.0, -10.1], [[0, 1], [0.55, 1]], [[1, 1], [1.4, 1]]), None),
         # A clearly worse optimum holds no mass worth mentioning: no fault.
         (restarts([-10.0, -16.0], [[0, 1], [0, 4]], [[1, 1], [1, 1]]), None),
         (restarts([-10.0, -10.1], [[0, 1], [0, 1]], [[1, 1], [1, 1]], [False, True]), "had not converged"),
@@ -175,7 +177,7 @@ def iid(seed=0, num_chains=4, num_draws=1000):
 def test_good_chains_are_ok(chains):
     posterior = chains(
         iid(), diverging=np.zeros((4, 1000), bool), energy=np.random.default_rng(1).normal(size=(4, 1000)),
-        reached_max_tree_depth=np.zeros((4, 1000), bool), acceptance_rate=np.full((4, 1000), 0.8),
+        reached_max_treedepth=np.zeros((4, 1000), bool), acceptance_rate=np.full((4, 1000), 0.8),
     )  # fmt: skip
     verdict = posterior.verdict
     assert verdict.ok, verdict.reasons

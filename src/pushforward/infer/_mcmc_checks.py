@@ -146,8 +146,8 @@ def _check_transitions(stats: xr.Dataset, attrs: Mapping[Any, Any], details: dic
                     "(non-centred), or warm start from a fit.",
                 )
             )
-    if "reached_max_tree_depth" in stats:
-        hit = float(np.mean(stats["reached_max_tree_depth"].values.astype(bool)))
+    if "reached_max_treedepth" in stats:
+        hit = float(np.mean(stats["reached_max_treedepth"].values.astype(bool)))
     elif "tree_depth" in stats and "max_tree_depth" in attrs:
         hit = float(np.mean(stats["tree_depth"].values >= attrs["max_tree_depth"]))
     else:

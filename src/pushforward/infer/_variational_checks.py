@@ -27,7 +27,6 @@ MC_ERROR_MAX = 0.1
 """Largest Monte Carlo error of a mean, in standard deviations."""
 ROUNDING_MAX = 0.1
 """Largest rounding error of one log-density, in nats."""
-RICHER = "use a richer guide (pf.FullRank, a flow), reparameterise the model, or run pf.sample(target, pf.NUTS())"
 
 
 def khat_threshold(num_draws: int) -> float:
@@ -124,7 +123,7 @@ def _check_weights(
             Finding(
                 "doubtful",
                 f"k-hat is {khat:.2f}, above {threshold:.2f}: the guide is too far from the posterior for its draws "
-                f"to be corrected, and its tails are probably too short. To improve it, {RICHER}.",
+                f"to be corrected, and its tails are probably too short. To improve it, {_remedy(tree)}.",
             )
         )
     else:
@@ -172,7 +171,7 @@ def _check_corrections(tree: xr.DataTree, smoothed: np.ndarray, details: dict[st
             Finding(
                 "doubtful",
                 f"The importance weights move the mean of {largest_shift[0]} by {largest_shift[1]:+.2f} posterior sd "
-                f"(at most {MEAN_SHIFT}): the guide is off centre. Run more steps, or {RICHER}.",
+                f"(at most {MEAN_SHIFT}): the guide is off centre. Run more steps, or {_remedy(tree)}.",
             )
         )
     if not 1.0 / SD_RATIO < largest_ratio[1] < SD_RATIO:
@@ -182,7 +181,12 @@ def _check_corrections(tree: xr.DataTree, smoothed: np.ndarray, details: dict[st
                 "doubtful",
                 f"The guide is too {side} in {largest_ratio[0]}: by the importance weights its sd should be "
                 f"{largest_ratio[1]:.2f} times as large (within {1 / SD_RATIO:.2f} to {SD_RATIO}). To improve it, "
-                f"{RICHER}.",
+                f"{_remedy(tree)}.",
             )
         )
     return findings
+
+
+def _remedy(tree: xr.DataTree) -> str:
+    guide = "pf.FullRank" if tree.attrs.get("algorithm") in ("MeanField", "LowRank") else "a flow or a mixture"
+    return f"use a richer guide ({guide}), reparameterise the model, or run pf.sample(target, pf.NUTS())"
