@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpyro
 from jaxtyping import Array
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -33,6 +34,8 @@ class NumPyroProgram(AbstractProgram):
     enumerated: tuple[tuple[str, int, int], ...] = eqx.field(static=True)
     constraints: Static = eqx.field(static=True)
     """Constraint of each learnable parameter."""
+    open_sites: frozenset[str] = eqx.field(static=True)
+    """Observed sites without data, to be predicted; empty unless `rebind` left data out."""
     checked: frozenset[str] = eqx.field(static=True)
     """Sites whose values need no support check in the density."""
     source: str = eqx.field(static=True)
@@ -48,7 +51,8 @@ class NumPyroProgram(AbstractProgram):
             enumerated={name: dim for name, dim, _ in self.enumerated},
             data=self.data,
         )
-        trace = run(self.model, self.arguments, binding)
+        # Data left out for prediction is drawn and thrown away: only latents and deterministics are read then.
+        trace = run(self.model, self.arguments, binding, key=jax.random.key(0) if self.open_sites else None)
         values: Values = {}
         deterministics: Values = {}
         terms: dict[str, Term] = {}
@@ -57,9 +61,9 @@ class NumPyroProgram(AbstractProgram):
             if site["type"] == "deterministic":
                 deterministics[name] = jnp.asarray(site["value"])
             elif site["type"] == "sample" and name.startswith(LOG_DET):
-                log_det = site["fn"].log_factor
+                log_det = site["fn"].log_prob(site["value"])
                 log_dets[name[len(LOG_DET) :]] = jnp.sum(log_det * (1.0 if site["scale"] is None else site["scale"]))
-            elif site["type"] == "sample":
+            elif site["type"] == "sample" and name not in self.open_sites:
                 terms[name] = site_term(name, site, inside=name in self.checked and name not in self.data)
                 if name in position:
                     values[name] = site["value"]
@@ -70,7 +74,8 @@ class NumPyroProgram(AbstractProgram):
         latents = {s.name: s for s in self.sites if s.kind == "latent"}
         given = check_latent_values(latents, values)
         binding = Binding(values=given, params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data)
-        trace = run(self.model, self.arguments, binding, key=jax.random.key(0))
+        with numpyro.validation_enabled(False):
+            trace = run(self.model, self.arguments, binding, key=jax.random.key(0))
         for name in latents:
             if not bool(jnp.all(trace[name]["fn"].support(given[name]))):
                 raise ValueError(
@@ -90,7 +95,7 @@ class NumPyroProgram(AbstractProgram):
             enumerated={name: dim for name, dim, _ in self.enumerated},
             data=self.data,
         )
-        trace = run(self.model, self.arguments, binding)
+        trace = run(self.model, self.arguments, binding, key=jax.random.key(0) if self.open_sites else None)
         position: dict[str, Array] = {}
         log_dets: dict[str, Array] = {}
         for name, value in values.items():
@@ -137,7 +142,7 @@ class NumPyroProgram(AbstractProgram):
         """See `AbstractProgram.observed`."""
         binding = Binding(params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data)
         trace = run(self.model, self.arguments, binding, key=jax.random.key(0), tolerate_improper=True)
-        return {s.name: jnp.asarray(trace[s.name]["value"]) for s in self.sites if s.kind == "observed" and s.name in trace}
+        return {s.name: jnp.asarray(trace[s.name]["value"]) for s in self.sites if s.kind == "observed" and s.name not in self.open_sites}
 
     def constants(self) -> Values:
         """See `AbstractProgram.constants`."""
@@ -152,8 +157,7 @@ class NumPyroProgram(AbstractProgram):
 
     def rebind(self, *args: Any, **kwargs: Any) -> NumPyroProgram:
         """See `AbstractProgram.rebind`."""
-        named = bind_arguments(self.model, args, kwargs)
-        del named
+        bind_arguments(self.model, args, kwargs)
         latent = {s.name for s in self.sites if s.kind == "latent"}
         fresh = build_program(self.model, args, kwargs, jax.random.key(0), latent=latent)
         return fresh.with_params(self.params)
@@ -231,6 +235,7 @@ def build_program(
         plates=structure.plates,
         enumerated=structure.enumerated,
         constraints=Static(structure.constraints),
+        open_sites=structure.open_sites,
         checked=structure.checked,
         source=f"numpyro:{program_name(model)}",
     )

@@ -220,8 +220,9 @@ def site_term(name: str, site: Mapping[str, Any], *, inside: bool = False) -> Te
 def _unchecked(fn: Any) -> Iterator[None]:
     layers = []
     while fn is not None:
-        layers.append((fn, fn._validate_args))
-        fn._validate_args = False
+        if hasattr(fn, "_validate_args"):
+            layers.append((fn, fn._validate_args))
+            fn._validate_args = False
         fn = getattr(fn, "base_dist", None)
     try:
         yield

@@ -33,6 +33,8 @@ class Structure(NamedTuple):
     params: dict[str, Any]
     constraints: dict[str, Any]
     arguments: Arguments
+    open_sites: frozenset[str]
+    """Observed sites without data (prediction)."""
     checked: frozenset[str] = frozenset()
     """Sites whose values are known to lie in their supports: latents by construction, data because it was looked at."""
 
@@ -75,7 +77,8 @@ def discover(
             if sites[-1].kind == "enumerated":
                 cardinality = int(site["fn"].enumerate_support(expand=False).shape[0])
                 enumerated.append((name, -1 - depth - len(enumerated), cardinality))
-    structure = Structure(tuple(sites), tuple(plates.values()), tuple(enumerated), params, constraints, arguments)
+    open_sites = frozenset(s.name for s in sites if s.kind == "observed" and not trace[s.name]["is_observed"])
+    structure = Structure(tuple(sites), tuple(plates.values()), tuple(enumerated), params, constraints, arguments, open_sites)
     if latent is None:
         structure = _check_traceable(model, args, kwargs, structure, trace)
     return structure

@@ -9,6 +9,7 @@ refused with their place in the model, and gradient-free regions are kept gradie
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -185,16 +186,20 @@ def model_line() -> str:
     return "line unknown"
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Decompositions of every operation that has no lowering: the core set first, the rest of torch's after it."""
+@functools.cache
+def _all_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's decompositions: the core set before the rest."""
     from torch._decomp import core_aten_decompositions, decomposition_table
 
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
-        for op, function in source.items():
-            if isinstance(op, torch._ops.OpOverload) and find_lowering(str(op)) is None:
-                table[op] = function
+        table.update({op: f for op, f in source.items() if isinstance(op, torch._ops.OpOverload)})
     return table
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Decompositions of every operation that has no lowering."""
+    return {op: f for op, f in _all_decompositions().items() if find_lowering(str(op)) is None}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -84,20 +85,36 @@ def _triangular_solve(
     return out, a
 
 
-def _cholesky_solve_core(b: Array, factor: Array, upper: bool = False) -> Array:
-    factor, b = _batched(factor, b)
+def _two_solves(b: Array, factor: Array, upper: bool) -> Array:
     first = jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=not upper, transpose_a=upper)
     return jax.lax.linalg.triangular_solve(factor, first, left_side=True, lower=not upper, transpose_a=not upper)
 
 
-TABLE["aten.cholesky_solve"] = _cholesky_solve_core
-TABLE["aten._cholesky_solve_helper"] = _cholesky_solve_core
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _solve_by_factor(b: Array, factor: Array, upper: bool) -> Array:
+    return _two_solves(b, factor, upper)
+
+
+@_solve_by_factor.defjvp
+def _solve_by_factor_jvp(upper: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Torch differentiates with respect to every entry of the factor, not only those of its triangle.
+    (b, factor), (db, df) = primals, tangents
+    x = _solve_by_factor(b, factor, upper)
+    half = _matmul(jnp.swapaxes(df, -1, -2), factor) if upper else _matmul(df, jnp.swapaxes(factor, -1, -2))
+    change = _matmul(half + jnp.swapaxes(half, -1, -2), x)
+    return x, _solve_by_factor(db - change, factor, upper)
+
+
+@_lowers("aten.cholesky_solve", "aten._cholesky_solve_helper")
+def _cholesky_solve(b: Array, factor: Array, upper: bool = False) -> Array:
+    factor, b = _batched(factor, b)
+    return _solve_by_factor(b, factor, upper)
 
 
 @_lowers("aten.cholesky_inverse")
 def _cholesky_inverse(factor: Array, upper: bool = False) -> Array:
     identity = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
-    return _cholesky_solve_core(identity, factor, upper)
+    return _solve_by_factor(identity, factor, upper)
 
 
 def _solve(a: Array, b: Array, left: bool = True) -> Array:
