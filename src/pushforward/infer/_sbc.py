@@ -67,7 +67,7 @@ class Calibration:
         Raises:
             ImportError: naming the extra.
         """
-        chosen = list(self.table.sort_values("p_value").index[:9]) if sites is None else list(sites)
+        chosen = self.table.sort_values("p_value").index[:9].astype(str).tolist() if sites is None else list(sites)
         grid = np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
         low, high = envelope(len(self.ranks), self.num_draws, np.random.default_rng(0))
         columns = min(3, len(chosen))
@@ -153,7 +153,7 @@ def sbc(
 
 def envelope(num_ranks: int, num_draws: int, rng: np.random.Generator, level: float = 0.95) -> tuple[Any, Any]:
     """Simultaneous band of the ECDF of uniform ranks at i / (num_draws + 1), i = 1, ..., num_draws."""
-    from scipy.stats import binom
+    from scipy.stats import binom  # type: ignore[import-untyped]
 
     gamma = np.quantile(_null(num_ranks, num_draws, rng), 1 - level)
     grid = np.arange(1, num_draws + 1) / (num_draws + 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._arviz import array_stats
-from ._tree import clean_name, flat_names, stacked_draws
+from ._tree import clean_name, draw_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,19 +53,10 @@ def summarise(
         room = None if max_rows is None else max_rows - len(labels)
         if room is not None and room <= 0:
             break
-        draws = stacked_draws(dataset, name)[:room]
-        labels += flat_names(dataset, name)[:room]
-        flat = draws.reshape(draws.shape[0], -1)
-        low, high = np.quantile(flat, [(1 - ci) / 2, (1 + ci) / 2], axis=1)
-        sd = flat.std(axis=1, ddof=1) if flat.shape[1] > 1 else np.zeros(len(flat))
-        row = {"mean": flat.mean(axis=1), "sd": sd, f"{50 * (1 - ci):g}%": low, f"{50 * (1 + ci):g}%": high}
-        if kind == "mcmc":
-            row.update(_chain_columns(draws, sd, diagnostics=diagnostics))
-        elif kind == "variational":
-            # Draws of a guide are independent: the plain standard error is exact.
-            row["mcse_mean"] = sd / np.sqrt(flat.shape[1])
-        for column, values in row.items():
-            columns.setdefault(column, []).append(np.asarray(values, np.float64))
+        for block, draws in draw_blocks(dataset, name, room):
+            labels += block
+            for column, values in _columns(draws, kind, ci, diagnostics=diagnostics).items():
+                columns.setdefault(column, []).append(np.asarray(values, np.float64))
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()}, index=labels)
 
 
@@ -110,6 +101,19 @@ def chain_statistic(draws: np.ndarray, which: str) -> np.ndarray:
             return np.asarray(array_stats().rhat(draws, chain_axis=1, draw_axis=2))
         prob = (0.05, 0.95) if which == "tail" else None
         return np.asarray(array_stats().ess(draws, chain_axis=1, draw_axis=2, method=which, prob=prob))
+
+
+def _columns(draws: np.ndarray, kind: str, ci: float, *, diagnostics: bool) -> dict[str, np.ndarray]:
+    flat = draws.reshape(draws.shape[0], -1)
+    low, high = np.quantile(flat, [(1 - ci) / 2, (1 + ci) / 2], axis=1)
+    sd = flat.std(axis=1, ddof=1) if flat.shape[1] > 1 else np.zeros(len(flat))
+    columns = {"mean": flat.mean(axis=1), "sd": sd, f"{50 * (1 - ci):g}%": low, f"{50 * (1 + ci):g}%": high}
+    if kind == "mcmc":
+        columns.update(_chain_columns(draws, sd, diagnostics=diagnostics))
+    elif kind == "variational":
+        # Draws of a guide are independent: the plain standard error is exact.
+        columns["mcse_mean"] = sd / np.sqrt(flat.shape[1])
+    return columns
 
 
 def _chain_columns(draws: np.ndarray, sd: np.ndarray, *, diagnostics: bool) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..models import Target
 
 SAMPLE_DIMS = ("chain", "draw")
+_SCALARS_PER_BLOCK = 512
 
 
 class Labels:
@@ -193,8 +194,16 @@ def flat_names(dataset: xr.Dataset, name: str) -> list[str]:
     ]
 
 
-def stacked_draws(dataset: xr.Dataset, name: str) -> np.ndarray:
-    """Draws of one variable as floats of shape (scalars, chain, draw)."""
+def stacked_draws(dataset: xr.Dataset, name: str, scalars: slice = slice(None)) -> np.ndarray:
+    """Draws of one variable (or of some of its scalars) as floats of shape (scalars, chain, draw)."""
     values = dataset[name].transpose(*SAMPLE_DIMS, ...).values
     chains, draws = values.shape[:2]
-    return np.moveaxis(values.reshape(chains, draws, -1), -1, 0).astype(np.float64)
+    return np.moveaxis(values.reshape(chains, draws, -1)[..., scalars], -1, 0).astype(np.float64)
+
+
+def draw_blocks(dataset: xr.Dataset, name: str, limit: int | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Labels and `stacked_draws` of one variable, some scalars at a time: a large model never needs a second copy."""
+    labels = flat_names(dataset, name)[:limit]
+    for start in range(0, len(labels), _SCALARS_PER_BLOCK):
+        block = slice(start, min(start + _SCALARS_PER_BLOCK, len(labels)))
+        yield labels[block], stacked_draws(dataset, name, block)

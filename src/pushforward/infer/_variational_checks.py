@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ._arviz import array_stats
 from ._restart_checks import check_convergence, check_restarts
-from ._tree import flat_names, group, stacked_draws
+from ._tree import draw_blocks, group
 from ._verdict import Finding
 
 if TYPE_CHECKING:
@@ -147,13 +148,13 @@ def _check_corrections(tree: xr.DataTree, smoothed: np.ndarray, details: dict[st
     weights = np.exp(smoothed - np.log(smoothed.shape[0]))
     excess = weights - 1.0 / weights.size
     largest_shift, largest_ratio = ("", 0.0), ("", 1.0)
-    for name in dataset.data_vars:
-        draws = stacked_draws(dataset, str(name))
+    blocks = itertools.chain.from_iterable(draw_blocks(dataset, str(name)) for name in dataset.data_vars)
+    for names, draws in blocks:
         mean, var = draws.mean(axis=(1, 2)), draws.var(axis=(1, 2))
         keep = var > 0
         if not keep.any():
             continue
-        labels = np.asarray(flat_names(dataset, str(name)))[keep]
+        labels = np.asarray(names)[keep]
         z = (draws[keep] - mean[keep, None, None]) / np.sqrt(var[keep])[:, None, None]
         shift = (weights * z).sum(axis=(1, 2))
         shift_se = np.sqrt((excess**2 * z**2).sum(axis=(1, 2)))
