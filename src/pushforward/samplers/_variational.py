@@ -159,7 +159,8 @@ class Variational(AbstractKernel):
             jnp.where(running & ~good, state.step, state.failed_step),
             ledger,
         )
-        new = jax.lax.cond(new.step % _WINDOW == 0, self._close_window, lambda s: s, new)
+        # Not the bound method itself: JAX would hash it, and a program guide holds a dict.
+        new = jax.lax.cond(new.step % _WINDOW == 0, lambda s: self._close_window(s), lambda s: s, new)
         return new, VariationalInfo(loss, jnp.where(jnp.any(new.failed_step < 0), 0.0, jnp.nan))
 
     def _gradients(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[Array, Parameters]:
