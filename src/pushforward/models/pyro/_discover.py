@@ -80,7 +80,7 @@ def discover(
     with untouched(modules), _watch(modules) as seen, untouched_after(seen, modules):
         for i in range(num_draws):
             torch.manual_seed(seed + i)
-            bind = Bind(Binding(observed=data, start_improper=True), Record())
+            bind = Bind(Binding(observed=data, start_improper=True), Record(), visit=_score)
             with torch.enable_grad():
                 records.append(_run(model, args, kwargs, bind))
     first = records[0]
@@ -114,6 +114,12 @@ def discover(
         _params(first, model),
         modules,
     )
+
+
+def _score(msg: dict[str, Any]) -> None:
+    """Check values against supports, and let distributions fill their caches before tensors are traced."""
+    if not msg["infer"].get("_deterministic"):
+        msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -8,15 +8,13 @@ refused with their place in the model, and gradient-free regions are kept gradie
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributions import Distribution
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, get_proxy_slot, make_fx
 from torch.utils import _pytree as pytree
@@ -24,7 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._convert import convert
 from ._graph import Graph, Origin
+from ._plain import plain_python
 from .lowerings import find_lowering
+
+_DECOMPOSITIONS = "torch._decomp.decompositions"
 
 _LIBRARIES = tuple(
     os.path.dirname(sys.modules[name].__file__ or "") + os.sep for name in ("torch", "pyro") if name in sys.modules
@@ -64,9 +65,9 @@ def trace(function: Callable[[dict[str, Any]], dict[str, Any]], inputs: Mapping[
             shape.update({k: (v if isinstance(v, (bool, int, float)) else None) for k, v in outputs.items()})
             return tuple(torch.as_tensor(outputs[k]) for k in shape if shape[k] is None)
 
-    with _plain_python(), torch.enable_grad():
+    with plain_python(), torch.enable_grad():
         tensors = [t if isinstance(t, torch.nn.Parameter) else t.detach() for t in inputs.values()]
-        module = make_fx(functionalize(flat, remove="mutations"), decomposition_table=_decompositions())(*tensors)
+        module = make_fx(functionalize(flat, remove="mutations"))(*tensors)
     return convert(module, names, shape, recorder.origins)
 
 
@@ -104,12 +105,27 @@ class Recorder(TorchDispatchMode):
         if func in _MASKED:
             args = (args[0], _index_by_position(args[1]), *args[2:])
         if self._reads_value(func, args):
+            if _is_argument_check():
+                with disable_proxy_modes_tracing():
+                    return func(*args, **kwargs)
             raise self.fail(
                 BranchError(
                     f"The model reads the value of a tensor that depends on latent sites or parameters ({func}) near site "
                     f"'{self.site}' ({model_line()}): a branch, a shape or a Python number that changes with the value cannot be "
                     "compiled. Expected torch.where or masking instead of if, tensors instead of .item()/float(); or pass "
                     'backend="callback", which runs the model in torch at every evaluation (slow).'
+                )
+            )
+        smaller = _decomposition(func)
+        if smaller is not None:
+            # Decompositions write in place as well, so each is made functional in turn.
+            with self:
+                return functionalize(smaller, remove="mutations")(*args, **kwargs)
+        if func._schema.is_mutable and not _owns_storage(args[0]):
+            raise self.fail(
+                CompilationError(
+                    f"The in-place operation {func} at site '{self.site}' ({model_line()}) sits inside a fused torch function and could not "
+                    "be made pure. Expected the function written with out-of-place operations; or pass backend=\"callback\" (slow)."
                 )
             )
         tracer = mode.tracer
@@ -175,6 +191,21 @@ def is_traced(tensor: torch.Tensor) -> bool:
     return get_proxy_slot(inner, mode.tracer, None) is not None
 
 
+def _owns_storage(tensor: Any) -> bool:
+    """Whether a tensor is all there is in its memory: then writing to it is the same as replacing it."""
+    return isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def _is_argument_check() -> bool:
+    """Whether a distribution's constructor is reading a value: it only decides between warning and not."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        if f"{os.sep}distributions{os.sep}" in frame.f_code.co_filename:
+            return frame.f_code.co_name == "__init__"
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
 def model_line() -> str:
     """``file:line`` of the innermost frame that belongs to the user's model."""
     frame = sys._getframe(1)
@@ -193,48 +224,16 @@ def _all_decompositions() -> dict[Any, Callable[..., Any]]:
 
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
-        table.update({op: f for op, f in source.items() if isinstance(op, torch._ops.OpOverload)})
+        # Those of torch._refs end in prims, another operation set, and write in place.
+        table.update({op: f for op, f in source.items() if isinstance(op, torch._ops.OpOverload) and f.__module__ == _DECOMPOSITIONS})
     return table
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Decompositions of every operation that has no lowering."""
-    return {op: f for op, f in _all_decompositions().items() if find_lowering(str(op)) is None}
-
-
-@contextlib.contextmanager
-def _plain_python() -> Iterator[None]:
-    """Switch off what reads tensor values (argument checks) or hides operations (fused kernels, custom backwards)."""
-    init, check = Distribution.__init__, Distribution._validate_sample
-    apply = torch.autograd.Function.__dict__["apply"]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-
-    def unchecked(self: Any, batch_shape: Any = torch.Size(), event_shape: Any = torch.Size(), validate_args: Any = None) -> None:  # noqa: B008
-        init(self, batch_shape, event_shape, validate_args=False)
-
-    def forward_only(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if cls.setup_context is not torch.autograd.Function.setup_context:
-            return cls.forward(*args, **kwargs)
-        return cls.forward(_Context(len(args)), *args, **kwargs)
-
-    Distribution.__init__ = unchecked  # type: ignore[method-assign]
-    Distribution._validate_sample = lambda self, value: None  # type: ignore[method-assign]
-    torch.autograd.Function.apply = classmethod(forward_only)  # type: ignore[assignment,method-assign]
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        Distribution.__init__ = init  # type: ignore[method-assign]
-        Distribution._validate_sample = check  # type: ignore[method-assign]
-        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-class _Context:
-    """Stands in for the context of a custom autograd function: JAX differentiates the forward operations instead."""
-
-    def __init__(self, num_inputs: int) -> None:
-        self.needs_input_grad = (True,) * num_inputs
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
+def _decomposition(func: Any) -> Callable[..., Any] | None:
+    """How to express an operation without lowering by others, if torch knows."""
+    if not isinstance(func, torch._ops.OpOverload) or find_lowering(str(func)) is not None:
+        return None
+    found = _all_decompositions().get(func)
+    if found is None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return func.decompose
+    return found

@@ -220,6 +220,18 @@ def _cross(a: Array, b: Array, *, dim: int = -1) -> Array:
     return jnp.cross(*jnp.broadcast_arrays(a, b), axis=dim)
 
 
+@_lowers("aten._trilinear")
+def _trilinear(
+    a: Array, b: Array, c: Array, new_a: Any, new_b: Any, new_c: Any, summed: tuple[int, ...], unroll_dim: int = 1
+) -> Array:
+    def widen(x: Array, dims: tuple[int, ...]) -> Array:
+        for d in dims:
+            x = jnp.expand_dims(x, d)
+        return x
+
+    return jnp.sum(widen(a, new_a) * widen(b, new_b) * widen(c, new_c), summed)
+
+
 @_lowers("aten.trace")
 def _trace(a: Array) -> Array:
     return jnp.trace(a)

@@ -97,7 +97,7 @@ def _avg_pool(n: int) -> Lowering:
         pads, counts = _pads(shape, kernel, stride, padding, (1,) * n, ceil_mode)
         lead = (1,) * (x.ndim - n)
         total = jax.lax.reduce_window(
-            x, jnp.asarray(0, x.dtype), jax.lax.add, lead + kernel, lead + stride, [(0, 0)] * len(lead) + pads
+            x, np.zeros((), x.dtype), jax.lax.add, lead + kernel, lead + stride, [(0, 0)] * len(lead) + pads
         )
         if divisor_override is not None:
             return total / jnp.asarray(divisor_override, x.dtype)

@@ -27,8 +27,13 @@ def table() -> tuple[dict[str, Lowering], Callable[..., Callable[[Lowering], Low
 
 
 def find_in(entries: dict[str, Lowering], op: str) -> Lowering | None:
-    """Look up by full name, then without the overload."""
-    return entries.get(op) or entries.get(op.rpartition(".")[0])
+    """Look up by full name, then without the overload; an in-place operation is its pure form."""
+    found = entries.get(op) or entries.get(op.rpartition(".")[0])
+    if found is None and "_." in op:
+        namespace, name, overload = op.split(".")
+        pure = name.replace("__i", "__", 1) if name.startswith("__") else name[:-1]
+        return entries.get(f"{namespace}.{pure}.{overload}") or entries.get(f"{namespace}.{pure}")
+    return found
 
 
 def find_registered(op: str) -> Lowering | None:
