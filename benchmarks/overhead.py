@@ -1,7 +1,7 @@
 """What a fit costs beyond its arithmetic: pf.fit with progress, guard and k-hat against a bare ``lax.scan``.
 
-Both run the same 20,000 Adam steps of the same path gradient on a 100 x 3 regression; compile time apart, in turn, medians.
-Also the front end's log density against hand-written JAX.
+Both run the same 20,000 Adam steps of the same path gradient on a 100 x 3 regression; compile time apart, in turn,
+medians. Also the front end's log density against hand-written JAX.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def bare_scan(target: pf.Target):
         def step(carry, i):
             parameters, state = carry
             joined_target, joined_guide = join(parameters, target, static)
-            estimate, grads = gradient.value_and_grad(jax.random.fold_in(key, i), objective, joined_target, joined_guide, NUM_PARTICLES)
+            estimate, grads = gradient.value_and_grad(
+                jax.random.fold_in(key, i), objective, joined_target, joined_guide, NUM_PARTICLES
+            )
             updates, state = optimizer.update(grads, state, parameters)
             return (optax.apply_updates(parameters, updates), state), -estimate.value
 
@@ -130,13 +132,20 @@ def density_overhead() -> dict[str, float]:
             jax.block_until_ready(f(positions))
             times[name].append(time.perf_counter() - began)
         ratios.append(times["front_end"][-1] / times["by_hand"][-1])
-    return {"front_end_us": 1e6 * statistics.median(times["front_end"]), "by_hand_us": 1e6 * statistics.median(times["by_hand"]), "ratio": statistics.median(ratios)}
+    return {
+        "front_end_us": 1e6 * statistics.median(times["front_end"]),
+        "by_hand_us": 1e6 * statistics.median(times["by_hand"]),
+        "ratio": statistics.median(ratios),
+    }
 
 
 def main() -> list[dict[str, object]]:
     """Run both and print them."""
     rows: list[dict[str, object]] = []
-    for name, limit, figures in (("fit / lax.scan", 1.25, fit_overhead()), ("front-end density / by hand", 1.05, density_overhead())):
+    for name, limit, figures in (
+        ("fit / lax.scan", 1.25, fit_overhead()),
+        ("front-end density / by hand", 1.05, density_overhead()),
+    ):
         rows.append({"what": name, "limit": limit, **figures})
         print(name, f"(limit {limit}):", {k: round(v, 3) for k, v in figures.items()}, file=sys.stdout, flush=True)
     return rows

@@ -48,11 +48,21 @@ def zoo_section() -> Section:
         holds &= passed
         false_alarm += sum(row.false_alarm for row in rows)
         worst_mean, worst_sd = max(abs(r.standard_errors) for r in rows), max(abs(r.sd_error) for r in rows)
-        table.append((name, str(len(rows)), f"{worst_mean:.2f}", f"{100 * worst_sd:.1f} %", "yes" if passed else "no", f"{seconds:.0f}"))
+        table.append(
+            (
+                name,
+                str(len(rows)),
+                f"{worst_mean:.2f}",
+                f"{100 * worst_sd:.1f} %",
+                "yes" if passed else "no",
+                f"{seconds:.0f}",
+            )
+        )
         print(table[-1], flush=True)
     note = (
-        "NUTS against the published references: every mean within 4 combined standard errors, every sd within 10 %. Probability that a "
-        f"correct sampler fails somewhere in this table (family-wise false-alarm rate, a union bound): {100 * false_alarm:.1f} %."
+        "NUTS against the published references: every mean within 4 combined standard errors, every sd within 10 %. "
+        "Probability that a correct sampler fails somewhere in this table (family-wise false-alarm rate, a union "
+        f"bound): {100 * false_alarm:.1f} %."
     )
     columns = ("posterior", "scalars", "worst mean error (standard errors)", "worst sd error", "holds", "seconds")
     return Section("Fifteen posteriors with NUTS", note, columns, table, holds)
@@ -62,7 +72,10 @@ def overhead_section() -> Section:
     """Loop and front-end overhead."""
     import overhead
 
-    rows = [(str(r["what"]), f"{r['ratio']:.3f}", str(r["limit"]), "yes" if r["ratio"] <= r["limit"] else "no") for r in overhead.main()]
+    rows = [
+        (str(r["what"]), f"{r['ratio']:.3f}", str(r["limit"]), "yes" if r["ratio"] <= r["limit"] else "no")
+        for r in overhead.main()
+    ]
     note = "20,000 steps on a 100 x 3 regression with progress, guard and k-hat against a bare lax.scan; compile time apart; median of ratios."
     return Section("Overhead", note, ("what", "ratio", "bound", "holds"), rows, all(r[-1] == "yes" for r in rows))
 
@@ -76,10 +89,23 @@ def pyro_section() -> Section:
         good = r["speedup"] >= 40 and r["speedup_per_particle"] >= 1000
         holds &= good
         rows.append(
-            (str(r["name"]), f"{r['pyro_ms']:.3f}", f"{r['ours_ms']:.4f}", f"{r['speedup']:.0f}x", f"{r['speedup_per_particle']:.0f}x", "yes" if good else "no")
+            (
+                str(r["name"]),
+                f"{r['pyro_ms']:.3f}",
+                f"{r['ours_ms']:.4f}",
+                f"{r['speedup']:.0f}x",
+                f"{r['speedup_per_particle']:.0f}x",
+                "yes" if good else "no",
+            )
         )
     note = "One value and gradient: Pyro (trace and autograd) against the compiled program, one position and per particle of 1,000. Bounds 40x and 1,000x."
-    return Section("Pyro programs compiled to JAX", note, ("model", "Pyro ms", "compiled ms", "speed-up", "per particle", "holds"), rows, holds)
+    return Section(
+        "Pyro programs compiled to JAX",
+        note,
+        ("model", "Pyro ms", "compiled ms", "speed-up", "per particle", "holds"),
+        rows,
+        holds,
+    )
 
 
 def import_section() -> Section:
@@ -92,13 +118,27 @@ def import_section() -> Section:
     extra = [seconds("import pushforward") - seconds("import numpyro") for _ in range(5)]
     median = statistics.median(extra)
     loaded = subprocess.run(
-        [sys.executable, "-c", "import pushforward, sys; print([m for m in ('torch', 'pyro', 'arviz_base', 'arviz_stats', 'matplotlib') if m in sys.modules])"],
+        [
+            sys.executable,
+            "-c",
+            "import pushforward, sys; print([m for m in ('torch', 'pyro', 'arviz_base', 'arviz_stats', 'matplotlib') "
+            "if m in sys.modules])",
+        ],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    rows = [("import pushforward beyond import numpyro", f"{median:.2f} s", "1 s", "yes" if median <= 1 else "no"), ("heavy modules imported", loaded, "[]", "yes" if loaded == "[]" else "no")]
-    return Section("Import", "Median of five paired fresh processes.", ("what", "measured", "bound", "holds"), rows, all(r[-1] == "yes" for r in rows))
+    rows = [
+        ("import pushforward beyond import numpyro", f"{median:.2f} s", "1 s", "yes" if median <= 1 else "no"),
+        ("heavy modules imported", loaded, "[]", "yes" if loaded == "[]" else "no"),
+    ]
+    return Section(
+        "Import",
+        "Median of five paired fresh processes.",
+        ("what", "measured", "bound", "holds"),
+        rows,
+        all(r[-1] == "yes" for r in rows),
+    )
 
 
 SECTIONS = {"zoo": zoo_section, "overhead": overhead_section, "pyro": pyro_section, "import": import_section}
@@ -111,11 +151,19 @@ def write_page(sections: list[Section]) -> None:
     lines = [
         "# Results",
         "",
-        f"Measured on {datetime.date.today().isoformat()} by `make verify`: {device.device_kind} ({device.platform}), Python {platform.python_version()}, {versions}. "
-        "Times are of one shared machine; ratios are what to read.",
+        f"Measured on {datetime.date.today().isoformat()} by `make verify`: {device.device_kind} ({device.platform}), "
+        f"Python {platform.python_version()}, {versions}. Times are of one shared machine; ratios are what to read.",
     ]
     for s in sections:
-        lines += ["", f"## {s.title}", "", s.note, "", "| " + " | ".join(s.columns) + " |", "|" + " --- |" * len(s.columns)]
+        lines += [
+            "",
+            f"## {s.title}",
+            "",
+            s.note,
+            "",
+            "| " + " | ".join(s.columns) + " |",
+            "|" + " --- |" * len(s.columns),
+        ]
         lines += ["| " + " | ".join(row) + " |" for row in s.rows]
         lines += ["", f"All hold: {'yes' if s.holds else '**no**'}."]
     PAGE.parent.mkdir(exist_ok=True)

@@ -45,7 +45,9 @@ def run_all() -> tuple[list[list[str]], dict[str, dict[str, pf.Posterior]]]:
             began = time.perf_counter()
             if method == "NUTS":
                 kernel = pf.NUTS(target_accept=0.9)
-                posterior = pf.sample(target, kernel, key=jax.random.key(1), num_steps=1000, num_warmup=1000, num_chains=4)
+                posterior = pf.sample(
+                    target, kernel, key=jax.random.key(1), num_steps=1000, num_warmup=1000, num_chains=4
+                )
             else:
                 posterior = pf.fit(target, GUIDES[method], key=jax.random.key(1), num_draws=4000)
             seconds = time.perf_counter() - began
@@ -118,22 +120,38 @@ def draw_picture(posteriors: dict[str, dict[str, pf.Posterior]], path: Path) -> 
 
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), constrained_layout=True, gridspec_kw={"width_ratios": [1.6, 1]})
     sites = {"german_credit": ["weights"], "eight_schools_noncentered": ["theta", "mu", "tau"]}
-    titles = {"german_credit": "German credit: 25 weights of a logistic regression", "eight_schools_noncentered": "Eight schools"}
+    titles = {
+        "german_credit": "German credit: 25 weights of a logistic regression",
+        "eight_schools_noncentered": "Eight schools",
+    }
     colours = {"mean-field": "#d95f02", "full-rank": "#1b9e77", "Laplace": "#7570b3", "NUTS": "#e7298a"}
     for axis, name in zip(axes, PROBLEMS, strict=True):
         reference = zoo.load(name).reference
         truth_mean = np.concatenate([np.ravel(reference[s].mean) for s in sites[name]])
         truth_sd = np.concatenate([np.ravel(reference[s].sd) for s in sites[name]])
         where = np.arange(truth_mean.size)
-        axis.bar(where, 2 * 1.645 * truth_sd, 0.9, bottom=truth_mean - 1.645 * truth_sd, color="#d8d8d8", label="published, +- 1.645 sd")
+        axis.bar(
+            where,
+            2 * 1.645 * truth_sd,
+            0.9,
+            bottom=truth_mean - 1.645 * truth_sd,
+            color="#d8d8d8",
+            label="published, +- 1.645 sd",
+        )
         axis.hlines(truth_mean, where - 0.45, where + 0.45, color="#555555", lw=1.2)
         for shift, (method, posterior) in zip((-0.27, -0.09, 0.09, 0.27), posteriors[name].items(), strict=True):
             data = posterior.data["posterior"]
-            draws = np.concatenate([np.asarray(data[s]).reshape(-1, int(np.size(reference[s].mean))) for s in sites[name]], axis=1)
+            draws = np.concatenate(
+                [np.asarray(data[s]).reshape(-1, int(np.size(reference[s].mean))) for s in sites[name]], axis=1
+            )
             mean, sd = draws.mean(0), draws.std(0)
             label = f"{method} ({posterior.verdict.status})"
             axis.errorbar(where + shift, mean, 1.645 * sd, fmt="o", ms=2.5, lw=1.2, color=colours[method], label=label)
-        labels = [s if np.ndim(reference[s].mean) == 0 else f"{s}[{i}]" for s in sites[name] for i in range(int(np.size(reference[s].mean)))]
+        labels = [
+            s if np.ndim(reference[s].mean) == 0 else f"{s}[{i}]"
+            for s in sites[name]
+            for i in range(int(np.size(reference[s].mean)))
+        ]
         axis.set_xticks(where, labels, rotation=90, fontsize=7)
         axis.set_title(titles[name])
         axis.set_ylabel("posterior mean and 90 % interval")
@@ -160,7 +178,16 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     console = Console(record=True, width=118)
     rows, posteriors = run_all()
-    columns = ["posterior", "method", "worst mean error (sd)", "worst sd error", "mean sd error", "k-hat", "verdict", "seconds"]
+    columns = [
+        "posterior",
+        "method",
+        "worst mean error (sd)",
+        "worst sd error",
+        "mean sd error",
+        "k-hat",
+        "verdict",
+        "seconds",
+    ]
     show(console, "Errors against the published posterior", columns, rows)
     show(console, "One Pyro model (German credit), value and gradient", ["", "ms", "speed-up"], pyro_twin())
     for name, methods in posteriors.items():

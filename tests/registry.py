@@ -69,7 +69,12 @@ GUIDES = {
     "Delta": GuideCase(lambda t: perturbed(pf.Delta(t)), gaussian=False),
     "ProgramGuide": GuideCase(lambda t: pf.program_guide(_program).bind(t), gaussian=False),
     "Whitened": GuideCase(
-        lambda t: Whitened(perturbed(pf.FullRank(t)), jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray(ROOT, jnp.result_type(float)), pf.FullRank(t).layout),
+        lambda t: Whitened(
+            perturbed(pf.FullRank(t)),
+            jnp.asarray([1.0, 2.0, 3.0]),
+            jnp.asarray(ROOT, jnp.result_type(float)),
+            pf.FullRank(t).layout,
+        ),
         gaussian=False,
     ),
 }

@@ -23,7 +23,9 @@ def exact_loss(guide) -> jax.Array:
     covariance = guide.covariance()
     precision = jnp.linalg.inv(jnp.asarray(registry.COVARIANCE))
     d = jnp.asarray(registry.MEAN) - guide.loc
-    kl = 0.5 * (jnp.trace(precision @ covariance) + d @ precision @ d - 3 - jnp.linalg.slogdet(precision @ covariance)[1])
+    kl = 0.5 * (
+        jnp.trace(precision @ covariance) + d @ precision @ d - 3 - jnp.linalg.slogdet(precision @ covariance)[1]
+    )
     return kl - registry.LOG_EVIDENCE
 
 

@@ -26,7 +26,9 @@ def build():
 
 
 def bits(posterior) -> bytes:
-    draws = [np.asarray(posterior.data["posterior"][n]).tobytes() for n in sorted(posterior.data["posterior"].data_vars)]
+    draws = [
+        np.asarray(posterior.data["posterior"][n]).tobytes() for n in sorted(posterior.data["posterior"].data_vars)
+    ]
     return b"".join(draws) + np.asarray(posterior.data["sample_stats"]["lp"]).tobytes()
 
 

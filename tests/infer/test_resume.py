@@ -40,11 +40,15 @@ def resumed_bits(path: Path, kind: str) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_with_progress_checkpoints_and_any_chunk(kind, whole, tmp_path, monkeypatch):
     assert worker.bits(worker.start(kind, progress=True)) == whole[kind]
-    assert worker.bits(worker.start(kind, progress=False, checkpoint=tmp_path / "c", checkpoint_every=0.0)) == whole[kind]
+    assert (
+        worker.bits(worker.start(kind, progress=False, checkpoint=tmp_path / "c", checkpoint_every=0.0)) == whole[kind]
+    )
     run = engine.run
     for chunk in (1, 7, 1000):
         for module in ("_fit", "_sample"):
-            monkeypatch.setattr(f"pushforward.infer.{module}.run", lambda *a, _c=chunk, **k: run(*a, **{**k, "chunk": _c}))
+            monkeypatch.setattr(
+                f"pushforward.infer.{module}.run", lambda *a, _c=chunk, **k: run(*a, **{**k, "chunk": _c})
+            )
         assert worker.bits(worker.start(kind, progress=False)) == whole[kind], chunk
 
 

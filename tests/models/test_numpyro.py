@@ -76,7 +76,9 @@ def test_nested_plates_and_supports_that_depend_on_latents(getkey):
     x, y = rng.normal(size=(5, 4)), rng.normal(size=(5, 4))
     target = pf.from_numpyro(hierarchical, x, y, coords={"group": list("abcd")})
     position = target.initial(getkey())
-    np.testing.assert_allclose(target.logdensity(position), -potential_energy(hierarchical, (x, y), {}, position), rtol=1e-12)
+    np.testing.assert_allclose(
+        target.logdensity(position), -potential_energy(hierarchical, (x, y), {}, position), rtol=1e-12
+    )
     assert target.dims["z"] == ("unit", "group")
     assert target.dims["slope"] == ("group",)
     assert target.coords["group"] == tuple("abcd")
@@ -148,7 +150,9 @@ def test_enumeration_is_the_mixture_density(getkey):
     position = target.initial(getkey())
     locs = np.asarray(position["locs"])
     pointwise = np.log(scipy.stats.norm.pdf(np.asarray(y)[:, None], locs, 1.0) @ [0.2, 0.3, 0.5])
-    np.testing.assert_allclose(target.logdensity(position), pointwise.sum() + scipy.stats.norm.logpdf(locs, 0, 3).sum(), rtol=1e-12)
+    np.testing.assert_allclose(
+        target.logdensity(position), pointwise.sum() + scipy.stats.norm.logpdf(locs, 0, 3).sum(), rtol=1e-12
+    )
     np.testing.assert_allclose(target.log_likelihood(position)["y"], pointwise, rtol=1e-12)
 
 
@@ -201,7 +205,9 @@ def test_handlers(getkey):
     for name, program in wrapped.items():
         target = pf.from_numpyro(program, y)
         position = target.initial(getkey())
-        np.testing.assert_allclose(target.logdensity(position), -potential_energy(program, (y,), {}, position), rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            target.logdensity(position), -potential_energy(program, (y,), {}, position), rtol=1e-12, err_msg=name
+        )
     assert "theta" in pf.from_numpyro(wrapped["reparam"], y).constrain(pf.from_numpyro(wrapped["reparam"], y).example)
 
 
@@ -249,7 +255,9 @@ def test_scaled_weights(getkey):
     target = pf.from_numpyro(minibatched, jnp.arange(5.0), local=False)
     position = target.initial(getkey())
     parts = target.site_log_probs(position)
-    np.testing.assert_allclose(target.scaled({"y": 0.25}).logdensity(position), parts["mu"] + 0.25 * parts["y"], rtol=1e-12)
+    np.testing.assert_allclose(
+        target.scaled({"y": 0.25}).logdensity(position), parts["mu"] + 0.25 * parts["y"], rtol=1e-12
+    )
     with pytest.raises(ValueError, match="Unknown site"):
         target.scaled({"nope": 1.0})
 
@@ -306,7 +314,10 @@ def integer_parameter(y):
         (lambda: pf.from_numpyro(value_branch, jnp.ones(3)), "uses the value of a latent site in Python"),
         (lambda: pf.from_numpyro(discrete, jnp.ones(3)), "Site 'k' .*discrete latent"),
         (lambda: pf.from_numpyro(random_inside, jnp.ones(3)), "Randomness inside the log density"),
-        (lambda: pf.from_numpyro(labels, jnp.array([0, 1, 2])), "data of site 'y' lies outside the support of Bernoulli"),
+        (
+            lambda: pf.from_numpyro(labels, jnp.array([0, 1, 2])),
+            "data of site 'y' lies outside the support of Bernoulli",
+        ),
         (lambda: pf.from_numpyro(integer_parameter, jnp.ones(3)), "learnable parameter 'k' has dtype int"),
         (lambda: pf.from_numpyro(minibatched, jnp.ones(3), coords={"nope": [1]}), "coords names the dimension 'nope'"),
         (lambda: pf.from_numpyro(minibatched, jnp.ones(3), coords={"n": [1]}), "coords\\['n'\\] has 1 labels"),

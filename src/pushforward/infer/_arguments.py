@@ -14,8 +14,8 @@ def check_target(target: Any) -> Target:
     """A target, or an error that says how to make one."""
     if not isinstance(target, Target):
         raise ValueError(
-            f"Expected a target, got {type(target).__name__}: build one with pf.from_numpyro(model, *args), pf.from_pyro(model, *args) or "
-            "pf.from_logdensity(fn, example)."
+            f"Expected a target, got {type(target).__name__}: build one with pf.from_numpyro(model, *args), "
+            "pf.from_pyro(model, *args) or pf.from_logdensity(fn, example)."
         )
     return target
 
@@ -23,11 +23,18 @@ def check_target(target: Any) -> Target:
 def check_key(key: Any) -> None:
     """A typed JAX key, or an error that says how to make one."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key={key!r}: expected one typed key, jax.random.key(0); integers and raw uint32 keys are not accepted.")
+        raise ValueError(
+            f"key={key!r}: expected one typed key, jax.random.key(0); integers and raw uint32 keys are not accepted."
+        )
 
 
 def check_count(name: str, value: Any, least: int) -> int:
     """An integer of at least ``least``, or an error."""
-    if isinstance(value, bool) or not isinstance(value, int) and not (hasattr(value, "__index__")) or int(value) < least:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        and not (hasattr(value, "__index__"))
+        or int(value) < least
+    ):
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
     return int(value)

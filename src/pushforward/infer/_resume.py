@@ -27,7 +27,8 @@ def resume(
     """Continue a fit or a sampling run in this process, bit for bit as if it had never stopped.
 
     Args:
-        path: file given as ``checkpoint=`` to `fit` or `sample`. Opening it runs pickled code: open only files you trust.
+        path: file given as ``checkpoint=`` to `fit` or `sample`. Opening it runs pickled code: open only files you
+            trust.
         num_steps: new total number of steps (after warm-up, for sampling); None keeps the one asked for.
         progress: show a progress line.
         checkpoint: where to go on saving; None takes ``path``.
@@ -38,8 +39,8 @@ def resume(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, is no checkpoint, or was written with floats of another width; or if ``num_steps``
-            is below the number of steps already taken.
+        ValueError: if the file is damaged, is no checkpoint, or was written with floats of another width; or if
+            ``num_steps`` is below the number of steps already taken.
     """
     began = time.perf_counter()
     saved = read_checkpoint(path)
@@ -49,7 +50,10 @@ def resume(
     if num_steps is not None:
         check_count("num_steps", num_steps, 1)
         if num_steps < taken:
-            raise ValueError(f"num_steps={num_steps}, but the checkpoint '{path}' has {taken} steps already: expected at least {taken}.")
+            raise ValueError(
+                f"num_steps={num_steps}, but the checkpoint '{path}' has {taken} steps already: expected at least "
+                f"{taken}."
+            )
         job = dataclasses.replace(job, num_steps=num_steps)
         provenance["configuration"] = {**provenance["configuration"], "num_steps": num_steps}
     settings = {

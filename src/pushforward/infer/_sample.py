@@ -83,16 +83,25 @@ def sample(
     check_count("num_chains", num_chains, 1)
     check_count("thin", thin, 1)
     if num_steps % thin:
-        raise ValueError(f"thin={thin} does not divide num_steps={num_steps}: expected a divisor, so that every kept draw is complete.")
+        raise ValueError(
+            f"thin={thin} does not divide num_steps={num_steps}: expected a divisor, so that every kept draw is "
+            "complete."
+        )
     if not isinstance(kernel, AbstractSampler):
-        raise ValueError(f"kernel={kernel!r}: expected a sampler such as pf.NUTS() or pf.HMC(); guides are fitted with pf.fit.")
+        raise ValueError(
+            f"kernel={kernel!r}: expected a sampler such as pf.NUTS() or pf.HMC(); guides are fitted with pf.fit."
+        )
     if target.program.params and not target.fitted:
         raise ValueError(
-            f"{target.program.source} has learnable parameters {sorted(target.program.params)}, which a sampler would hold at their initial "
-            "values. Expected a fitted target: posterior.target after pf.fit, or target.with_params(...), or sites instead of parameters."
+            f"{target.program.source} has learnable parameters {sorted(target.program.params)}, which a sampler would "
+            "hold at their initial values. Expected a fitted target: posterior.target after pf.fit, or "
+            "target.with_params(...), or sites instead of parameters."
         )
     if target.dim == 0:
-        raise ValueError(f"{target.program.source} has no latent site: there is nothing to sample. Expected at least one unobserved site.")
+        raise ValueError(
+            f"{target.program.source} has no latent site: there is nothing to sample. Expected at least one unobserved "
+            "site."
+        )
     key_start, key_run = jax.random.split(key)
     layout = Layout.of(target.example)
     positions, kernel = _start(key_start, target, layout, kernel, num_chains, init)
@@ -138,7 +147,13 @@ def run_sample(
             warm = run(job.chains, state, num_steps=job.num_warmup, start=start, **common)
             state, start, records = warm.state, job.num_warmup, None
         result = run(
-            job.chains, state, num_steps=job.num_warmup + job.num_steps, start=start, records=records, thin=job.thin, **common
+            job.chains,
+            state,
+            num_steps=job.num_warmup + job.num_steps,
+            start=start,
+            records=records,
+            thin=job.thin,
+            **common,
         )
     except NonFiniteError as error:
         raise _explain(job, error) from error
@@ -174,21 +189,29 @@ def _start(
     if isinstance(init, Posterior):
         guide = init.guide
         if guide is None:
-            raise ValueError("init is a posterior without a guide: expected the result of pf.fit, or positions with a leading chain axis.")
+            raise ValueError(
+                "init is a posterior without a guide: expected the result of pf.fit, or positions with a leading chain "
+                "axis."
+            )
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_chains))
         positions = jax.vmap(lambda k: layout.ravel(guide.sample_and_log_prob(k)[0]))(keys)
         covariance = getattr(guide, "covariance", None)
         with_matrix = getattr(kernel, "with_inverse_mass_matrix", None)
         adaptation = getattr(kernel, "adaptation", None)
-        if covariance is not None and with_matrix is not None and adaptation is not None and adaptation.inverse_mass_matrix is None:
+        if (
+            covariance is not None
+            and with_matrix is not None
+            and adaptation is not None
+            and adaptation.inverse_mass_matrix is None
+        ):
             matrix = covariance()
             kernel = with_matrix(matrix if adaptation.dense_mass else jnp.diagonal(matrix))
     else:
         leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
         if leading != {(num_chains,)} or jax.tree.structure(init) != jax.tree.structure(target.example):
             raise ValueError(
-                f"init has structure {jax.tree.map(jnp.shape, init)}: expected a position of the target with a leading axis of {num_chains} "
-                "chain(s), such as target.initial(key, num_chains), or a fitted posterior."
+                f"init has structure {jax.tree.map(jnp.shape, init)}: expected a position of the target with a leading "
+                f"axis of {num_chains} chain(s), such as target.initial(key, num_chains), or a fitted posterior."
             )
         positions = jax.vmap(layout.ravel)(init)
     finite = finite_positions(target, layout, positions)
@@ -196,8 +219,8 @@ def _start(
         bad = int(jnp.argmin(finite))
         sites = target.nonfinite_sites(layout.unravel(positions[bad]))
         raise ValueError(
-            f"The starting position of chain {bad} has a log-density or gradient that is not finite (step 0; sites {sites or 'all finite'}). "
-            "Expected positions of finite density; leave init=None to have them found."
+            f"The starting position of chain {bad} has a log-density or gradient that is not finite (step 0; sites "
+            f"{sites or 'all finite'}). Expected positions of finite density; leave init=None to have them found."
         )
     return positions, kernel
 
@@ -210,10 +233,14 @@ def _explain(job: SampleJob, error: NonFiniteError) -> NonFiniteError:
         sites = job.target.nonfinite_sites(layout.unravel(jnp.asarray(x)))
         if sites:
             found[chain] = sites
-    where = "; ".join(f"chain {c}: site(s) {s}" for c, s in found.items()) or "the last good positions of all chains are finite at every site"
+    where = (
+        "; ".join(f"chain {c}: site(s) {s}" for c, s in found.items())
+        or "the last good positions of all chains are finite at every site"
+    )
     return NonFiniteError(
-        f"{job.name} stopped at step {error.step}: a value that is not finite. At the last good state, {where}. Replay key: "
-        f"{jax.random.key_data(error.key).tolist()}. Remedy: check the data and supports of these sites, or use 64-bit floats.",
+        f"{job.name} stopped at step {error.step}: a value that is not finite. At the last good state, {where}. Replay "
+        f"key: {jax.random.key_data(error.key).tolist()}. Remedy: check the data and supports of these sites, or use "
+        "64-bit floats.",
         step=error.step,
         key=error.key,
         state=error.state,

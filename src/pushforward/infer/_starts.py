@@ -33,20 +33,25 @@ def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
         guide = guide()
     if not isinstance(guide, AbstractGuide):
         raise ValueError(
-            f"guide={guide!r} is not a variational family: expected pf.MeanField(), pf.FullRank(), pf.LowRank(), pf.Laplace(), pf.Delta() or "
-            "pf.program_guide(fn). A NumPyro guide function goes through pf.program_guide."
+            f"guide={guide!r} is not a variational family: expected pf.MeanField(), pf.FullRank(), pf.LowRank(), "
+            "pf.Laplace(), pf.Delta() or pf.program_guide(fn). A NumPyro guide function goes through pf.program_guide."
         )
     if target.dim == 0:
-        raise ValueError(f"{target.program.source} has no latent site: there is nothing to infer. Expected at least one unobserved site.")
+        raise ValueError(
+            f"{target.program.source} has no latent site: there is nothing to infer. Expected at least one unobserved "
+            "site."
+        )
     return guide.bind(target)
 
 
-def starting_guides(key: Key, target: Target, guide: AbstractGuide, num_restarts: int, init: AbstractGuide | None) -> list[AbstractGuide]:
+def starting_guides(
+    key: Key, target: Target, guide: AbstractGuide, num_restarts: int, init: AbstractGuide | None
+) -> list[AbstractGuide]:
     """One guide per restart.
 
-    Location-scale families start, in whitened coordinates, from the best local Gaussians that damped Newton finds from 16
-    points (half of them prior draws where the prior can be sampled); restarts take distinct modes as far as there are any and
-    are jittered copies otherwise. Beyond 100 dimensions they start from random points of finite density.
+    Location-scale families start, in whitened coordinates, from the best local Gaussians that damped Newton finds from
+    16 points (half of them prior draws where the prior can be sampled); restarts take distinct modes as far as there
+    are any and are jittered copies otherwise. Beyond 100 dimensions they start from random points of finite density.
 
     Args:
         key: a key.
@@ -58,7 +63,10 @@ def starting_guides(key: Key, target: Target, guide: AbstractGuide, num_restarts
     key_points, key_newton, key_jitter = jax.random.split(key, 3)
     keys = jax.vmap(lambda i: jax.random.fold_in(key_jitter, i))(jnp.arange(num_restarts))
     if init is not None:
-        return [init if i == 0 or not isinstance(init, AbstractLocationScale) else _near(init, keys[i]) for i in range(num_restarts)]
+        return [
+            init if i == 0 or not isinstance(init, AbstractLocationScale) else _near(init, keys[i])
+            for i in range(num_restarts)
+        ]
     if isinstance(guide, ProgramGuide):
         return [guide if i == 0 else guide.fresh(keys[i]) for i in range(num_restarts)]
     if not isinstance(guide, AbstractLocationScale):
@@ -66,7 +74,9 @@ def starting_guides(key: Key, target: Target, guide: AbstractGuide, num_restarts
     layout = Layout.of(target.example)
     if target.dim > DENSE_LIMIT:
         positions = jax.vmap(layout.ravel)(target.initial(key_points, num_restarts))
-        return [Whitened(guide, positions[i], jnp.ones((layout.dim,), layout.dtype), layout) for i in range(num_restarts)]
+        return [
+            Whitened(guide, positions[i], jnp.ones((layout.dim,), layout.dtype), layout) for i in range(num_restarts)
+        ]
     points = starting_points(key_points, target, layout, max(_NUM_STARTS, 2 * num_restarts))
     key_draws, key_batch = jax.random.split(key_newton)
     batch = target.minibatch(key_batch) if target.subsampled else None
@@ -84,10 +94,13 @@ def _whitened(
     guides: list[AbstractGuide] = []
     for i in range(num_restarts):
         scale = starts.scale[chosen[i]]
-        # A family without correlations approximates best (KL(q || p)) with the conditional sds, 1 / sqrt(diag precision).
+        # A family without correlations approximates best (KL(q || p)) with the conditional sds, 1 / sqrt(diag
+        # precision).
         whole = scale if guide.dense else _conditional_sd(scale)
         inner = guide.standard(target)
-        guides.append(Whitened(inner if bool(fresh[i]) else inner.jittered(keys[i]), starts.loc[chosen[i]], whole, layout))
+        guides.append(
+            Whitened(inner if bool(fresh[i]) else inner.jittered(keys[i]), starts.loc[chosen[i]], whole, layout)
+        )
     return guides
 
 
@@ -154,6 +167,8 @@ def stack_starts(target: Target, guides: list[AbstractGuide]) -> tuple[Parameter
     treedef = jax.tree.structure(split[0][1])
     same = [all(x is column[0] for x in column) for column in zip(*leaves, strict=True)]
     shared = [x if keep else None for x, keep in zip(leaves[0], same, strict=True)]
-    differing = [None if keep else jnp.stack(column) for column, keep in zip(zip(*leaves, strict=True), same, strict=True)]
+    differing = [
+        None if keep else jnp.stack(column) for column, keep in zip(zip(*leaves, strict=True), same, strict=True)
+    ]
     model = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), target.program.params)
     return Parameters(parameters, model), jax.tree.unflatten(treedef, differing), jax.tree.unflatten(treedef, shared)

@@ -61,9 +61,9 @@ def bind_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Map
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise ValueError(
-            f"The arguments do not fit the model '{program_name(model)}{signature}': {error}. Expected every argument of the "
-            f"model after the model itself, e.g. from_numpyro(model, x, y=y); got {len(args)} positional argument(s) and "
-            f"keyword(s) {sorted(kwargs)}."
+            f"The arguments do not fit the model '{program_name(model)}{signature}': {error}. Expected every argument "
+            f"of the model after the model itself, e.g. from_numpyro(model, x, y=y); got {len(args)} positional "
+            f"argument(s) and keyword(s) {sorted(kwargs)}."
         ) from None
     named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
@@ -78,8 +78,8 @@ def bind_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Map
         for leaf in jax.tree.leaves(value):
             if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.size == 0:
                 raise ValueError(
-                    f"Argument '{name}' of the model '{program_name(model)}' is an empty array of shape {leaf.shape}: expected "
-                    "at least one observation. Check how the data was loaded or filtered."
+                    f"Argument '{name}' of the model '{program_name(model)}' is an empty array of shape {leaf.shape}: "
+                    "expected at least one observation. Check how the data was loaded or filtered."
                 )
     return named
 
@@ -90,7 +90,9 @@ def unset_arguments(model: Callable[..., Any], named: Mapping[str, Any]) -> list
         parameters = inspect.signature(model).parameters
     except (TypeError, ValueError):
         return []
-    return [n for n, p in parameters.items() if (n in named and named[n] is None) or (n not in named and p.default is None)][::-1]
+    return [
+        n for n, p in parameters.items() if (n in named and named[n] is None) or (n not in named and p.default is None)
+    ][::-1]
 
 
 def array_arguments(named: Mapping[str, Any]) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Marginalise enumerated discrete sites out of a plated factor graph.
 
 A program run under parallel enumeration gives every factor one extra dimension per discrete site it depends on. Summing
-those sites out is variable elimination on a plated factor graph (Obermeyer et al., 2019, "Tensor Variable Elimination for
-Plated Factor Graphs", arXiv:1902.03210, algorithm 1): the innermost site first, and the factors that meet it are
+those sites out is variable elimination on a plated factor graph (Obermeyer et al., 2019, "Tensor Variable Elimination
+for Plated Factor Graphs", arXiv:1902.03210, algorithm 1): the innermost site first, and the factors that meet it are
 multiplied over the plates that the site is not in.
 """
 
@@ -51,8 +51,8 @@ def eliminate(
         Components whose scaled sums add up to the log joint density.
 
     Raises:
-        ValueError: if the graph has no plated elimination order (two sites in crossing plates meet in one factor), or if a
-            subsampled or scaled factor would have to be multiplied inside a sum, which makes the estimate biased.
+        ValueError: if the graph has no plated elimination order (two sites in crossing plates meet in one factor), or
+            if a subsampled or scaled factor would have to be multiplied inside a sum, which makes the estimate biased.
 
     Cost: the size of the largest joint table of an elimination, exponential only in the factor graph's width.
     """
@@ -90,23 +90,25 @@ def eliminate(
     return [Component(f.log_prob, f.scale, f.members, f.plates) for f in factors]
 
 
-def _restrict(factor: _Factor, plates: frozenset[int], plates_of: Mapping[int, frozenset[int]], variable: str) -> _Factor:
+def _restrict(
+    factor: _Factor, plates: frozenset[int], plates_of: Mapping[int, frozenset[int]], variable: str
+) -> _Factor:
     """Multiply a factor over the plates that the variable being summed out is not in."""
     extra = factor.plates - plates
     if not extra:
         return factor
     if any(plates_of[other] & extra for other in factor.variables):
         raise ValueError(
-            f"Enumerated site '{variable}' cannot be marginalised: the factor over {list(factor.members)} couples it to "
-            "another enumerated site in a plate that crosses its own, so the sum has no plated elimination order. Expected "
-            "enumerated sites in nested plates; write one of the two sites out of the plate, or marginalise it by hand "
-            "with a mixture distribution."
+            f"Enumerated site '{variable}' cannot be marginalised: the factor over {list(factor.members)} couples it "
+            "to another enumerated site in a plate that crosses its own, so the sum has no plated elimination order. "
+            "Expected enumerated sites in nested plates; write one of the two sites out of the plate, or marginalise "
+            "it by hand with a mixture distribution."
         )
     if not _is_one(factor.scale):
         raise ValueError(
-            f"Enumerated site '{variable}' lies outside a subsampled or scaled plate that contains {list(factor.members)}: "
-            "the logarithm of a sum over minibatch estimates is biased. Expected the enumerated site inside the plate, or "
-            "a plate without subsample_size; use full data for this plate."
+            f"Enumerated site '{variable}' lies outside a subsampled or scaled plate that contains "
+            f"{list(factor.members)}: the logarithm of a sum over minibatch estimates is biased. Expected the "
+            "enumerated site inside the plate, or a plate without subsample_size; use full data for this plate."
         )
     axes = tuple(d for d in extra if factor.log_prob.ndim >= -d)
     return factor._replace(log_prob=jnp.sum(factor.log_prob, axis=axes, keepdims=True), plates=factor.plates & plates)
@@ -117,12 +119,14 @@ def _common_scale(factors: Sequence[_Factor], variable: str) -> Array | float:
     if all(_is_one(s) for s in scales):
         return 1.0
     first = scales[0]
-    same = all(s is first or (isinstance(s, (int, float)) and isinstance(first, (int, float)) and s == first) for s in scales)
+    same = all(
+        s is first or (isinstance(s, (int, float)) and isinstance(first, (int, float)) and s == first) for s in scales
+    )
     if not same:
         raise ValueError(
             f"Enumerated site '{variable}' meets factors of different scales "
-            f"({[m for f in factors for m in f.members]}): expected one common scale, because a scaled factor cannot be "
-            "taken out of the sum over the site. Put the scale handler or the subsampled plate around all of them."
+            f"({[m for f in factors for m in f.members]}): expected one common scale, because a scaled factor cannot "
+            "be taken out of the sum over the site. Put the scale handler or the subsampled plate around all of them."
         )
     return first
 

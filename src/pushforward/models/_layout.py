@@ -26,7 +26,9 @@ class Layout(eqx.Module):
         """The layout of positions shaped like ``example``."""
         with_path, treedef = jax.tree_util.tree_flatten_with_path(example)
         leaves = [jnp.asarray(leaf) for _, leaf in with_path]
-        names = tuple(".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "x" for path, _ in with_path)
+        names = tuple(
+            ".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "x" for path, _ in with_path
+        )
         return cls(treedef, tuple(x.shape for x in leaves), tuple(str(x.dtype) for x in leaves), names)
 
     @property
@@ -42,7 +44,11 @@ class Layout(eqx.Module):
     def ravel(self, position: Position) -> Float[Array, " dim"]:
         """Flatten a position."""
         leaves = self.treedef.flatten_up_to(position)
-        return jnp.concatenate([jnp.ravel(x).astype(self.dtype) for x in leaves]) if leaves else jnp.zeros((0,), self.dtype)
+        return (
+            jnp.concatenate([jnp.ravel(x).astype(self.dtype) for x in leaves])
+            if leaves
+            else jnp.zeros((0,), self.dtype)
+        )
 
     def unravel(self, vector: Float[Array, " dim"]) -> Position:
         """Inverse of `ravel`."""

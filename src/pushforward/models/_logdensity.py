@@ -50,18 +50,26 @@ class FunctionProgram(AbstractProgram):
             log_dets[name] = jnp.sum(log_det)
             values.append(value)
         log_prob = self.function(jax.tree.unflatten(treedef, values))
-        return Evaluation(dict(zip(self._names(), values, strict=True)), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, log_dets)
+        return Evaluation(
+            dict(zip(self._names(), values, strict=True)), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, log_dets
+        )
 
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
         """See `AbstractProgram.unconstrain`. Also takes the user's own pytree."""
         treedef = jax.tree.structure(self.example)
-        named = values if set(values) == set(self._names()) else dict(zip(self._names(), treedef.flatten_up_to(values), strict=True))
+        named = (
+            values
+            if set(values) == set(self._names())
+            else dict(zip(self._names(), treedef.flatten_up_to(values), strict=True))
+        )
         checked: Values = {}
         for name, like in zip(self._names(), jax.tree.leaves(self.example), strict=True):
             constraint = self.constraints.value.get(name, nc.real)
             checked[name] = jnp.asarray(named[name], like.dtype)
             if not bool(jnp.all(constraint(checked[name]))):
-                raise ValueError(f"The value of '{name}' lies outside its support: expected {constraint}, got {checked[name]}.")
+                raise ValueError(
+                    f"The value of '{name}' lies outside its support: expected {constraint}, got {checked[name]}."
+                )
         return self.invert(checked)[0]
 
     def invert(self, values: Values, batch: Batch | None = None) -> tuple[Position, dict[str, Array]]:
@@ -79,8 +87,8 @@ class FunctionProgram(AbstractProgram):
     def simulate(self, key: Key, values: Values | None = None) -> Values:
         """See `AbstractProgram.simulate`. A density has no generative process."""
         raise ValueError(
-            f"{self.source} is a plain log-density: it has no generative process to draw data or priors from. Expected a NumPyro or "
-            "Pyro program for predictive draws."
+            f"{self.source} is a plain log-density: it has no generative process to draw data or priors from. Expected "
+            "a NumPyro or Pyro program for predictive draws."
         )
 
     def param_values(self) -> dict[str, Any]:
@@ -105,11 +113,16 @@ class FunctionProgram(AbstractProgram):
 
     def condition(self, values: Mapping[str, Any]) -> FunctionProgram:
         """See `AbstractProgram.condition`."""
-        raise ValueError(f"{self.source} is a plain log-density without observed sites: there is no data to replace ({sorted(values)}).")
+        raise ValueError(
+            f"{self.source} is a plain log-density without observed sites: there is no data to replace "
+            f"({sorted(values)})."
+        )
 
     def rebind(self, *args: Any, **kwargs: Any) -> FunctionProgram:
         """See `AbstractProgram.rebind`."""
-        raise ValueError(f"{self.source} is a plain log-density without arguments: build a new target with from_logdensity.")
+        raise ValueError(
+            f"{self.source} is a plain log-density without arguments: build a new target with from_logdensity."
+        )
 
     def _names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites if s.kind == "latent")
@@ -128,9 +141,9 @@ def from_logdensity(
     Args:
         fn: maps a value (a pytree shaped like ``example``) to its scalar log-density in nats, up to a constant.
         example: any value of the right structure, shapes and floating dtype; its numbers are not used.
-        constraints: support per leaf, as NumPyro constraints: ``{name: constraint}`` with the names under which the leaves are
-            reported (dictionary keys joined by dots, ``"x"`` for a bare array), or one constraint for a bare array. Leaves that
-            are not named are real.
+        constraints: support per leaf, as NumPyro constraints: ``{name: constraint}`` with the names under which the
+            leaves are reported (dictionary keys joined by dots, ``"x"`` for a bare array), or one constraint for a bare
+            array. Leaves that are not named are real.
         coords: labels per dimension.
         dims: names of the axes, ``{name: names}``.
 
@@ -138,7 +151,8 @@ def from_logdensity(
         A `Target` on unconstrained space; the log-Jacobian of the constraints is included in its ``logdensity``.
 
     Raises:
-        ValueError: if ``fn`` does not return a scalar, the example has no floating-point leaves, or a constraint names no leaf.
+        ValueError: if ``fn`` does not return a scalar, the example has no floating-point leaves, or a constraint names
+            no leaf.
 
     Example:
         >>> from_logdensity(lambda x: -0.5 * jax.numpy.sum(x**2), jax.numpy.zeros(3)).dim
@@ -146,22 +160,29 @@ def from_logdensity(
     """
     leaves = jax.tree_util.tree_leaves_with_path(example)
     if not leaves:
-        raise ValueError("The example position has no arrays: expected a pytree with at least one floating-point array.")
+        raise ValueError(
+            "The example position has no arrays: expected a pytree with at least one floating-point array."
+        )
     names = [_leaf_name(path) for path, _ in leaves]
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
             raise ValueError(
-                f"The leaf '{name}' of the example has dtype {jnp.asarray(leaf).dtype}: expected floating point, because positions move "
-                "along gradients. Write e.g. jnp.zeros(3) or 0.0."
+                f"The leaf '{name}' of the example has dtype {jnp.asarray(leaf).dtype}: expected floating point, "
+                "because positions move along gradients. Write e.g. jnp.zeros(3) or 0.0."
             )
         if jnp.asarray(leaf).size == 0:
-            raise ValueError(f"The leaf '{name}' of the example is empty (shape {jnp.shape(leaf)}): expected at least one coordinate.")
+            raise ValueError(
+                f"The leaf '{name}' of the example is empty (shape {jnp.shape(leaf)}): expected at least one "
+                "coordinate."
+            )
     table = _constraint_table(constraints, names)
     values = jax.tree.map(jnp.asarray, example)
     result = jax.eval_shape(fn, values)
     if not hasattr(result, "shape") or result.shape != ():
         got = getattr(result, "shape", type(result).__name__)
-        raise ValueError(f"The log-density '{program_name(fn)}' returns {got}: expected a scalar. Sum over the axes of the position.")
+        raise ValueError(
+            f"The log-density '{program_name(fn)}' returns {got}: expected a scalar. Sum over the axes of the position."
+        )
     sites, unconstrained = [], []
     for name, leaf in zip(names, jax.tree.leaves(values), strict=True):
         constraint = table.get(name, nc.real)
@@ -192,9 +213,14 @@ def _constraint_table(constraints: Any, names: list[str]) -> dict[str, Any]:
         return {}
     if isinstance(constraints, nc.Constraint):
         if len(names) != 1:
-            raise ValueError(f"One constraint was given for {len(names)} leaves {names}: expected a mapping from leaf name to constraint.")
+            raise ValueError(
+                f"One constraint was given for {len(names)} leaves {names}: expected a mapping from leaf name to "
+                "constraint."
+            )
         return {names[0]: constraints}
     unknown = sorted(set(constraints) - set(names))
     if unknown:
-        raise ValueError(f"constraints names {unknown}, which are no leaves of the example: expected names among {names}.")
+        raise ValueError(
+            f"constraints names {unknown}, which are no leaves of the example: expected names among {names}."
+        )
     return {k: v for k, v in constraints.items() if v is not nc.real}

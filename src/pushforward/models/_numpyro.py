@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from ._arguments import Arguments, Static, array_arguments, bind_arguments, program_name, unset_arguments
-from ._numpyro_run import FREE, LOG_DET, Binding, is_factor, site_term, run
+from ._numpyro_run import FREE, LOG_DET, Binding, is_factor, run, site_term
 from ._numpyro_structure import Structure, discover
 from ._program import AbstractProgram, Evaluation, Plate, Site, Term
 from ._target import Target
@@ -73,14 +73,17 @@ class NumPyroProgram(AbstractProgram):
         """See `AbstractProgram.unconstrain`."""
         latents = {s.name: s for s in self.sites if s.kind == "latent"}
         given = check_latent_values(latents, values)
-        binding = Binding(values=given, params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data)
+        binding = Binding(
+            values=given, params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data
+        )
         with numpyro.validation_enabled(False):
             trace = run(self.model, self.arguments, binding, key=jax.random.key(0))
         for name in latents:
             if not bool(jnp.all(trace[name]["fn"].support(given[name]))):
                 raise ValueError(
-                    f"The value of site '{name}' lies outside its support: expected {latents[name].support}, got values between "
-                    f"{float(jnp.min(given[name])):.6g} and {float(jnp.max(given[name])):.6g}. Pass a value inside the support."
+                    f"The value of site '{name}' lies outside its support: expected {latents[name].support}, got "
+                    f"values between {float(jnp.min(given[name])):.6g} and {float(jnp.max(given[name])):.6g}. Pass a "
+                    "value inside the support."
                 )
         return self.invert(given)[0]
 
@@ -108,14 +111,17 @@ class NumPyroProgram(AbstractProgram):
 
     def simulate(self, key: Key, values: Values | None = None) -> Values:
         """See `AbstractProgram.simulate`. Enumerated sites are drawn, not summed."""
-        binding = Binding(values=dict(values or {}), params=self.param_values(), plates={p.name: p for p in self.plates})
+        binding = Binding(
+            values=dict(values or {}), params=self.param_values(), plates={p.name: p for p in self.plates}
+        )
         try:
             trace = run(handlers.uncondition(self.model), self.arguments, binding, key=key)
         except NotImplementedError as error:
             improper = [s.name for s in self.sites if s.kind == "latent" and s.name not in binding.values]
             raise ValueError(
-                f"{self.source} cannot be simulated: a site has no sampler (an improper prior among {improper}). Expected proper "
-                "distributions for every site that is drawn; hold the improper sites fixed by passing their values."
+                f"{self.source} cannot be simulated: a site has no sampler (an improper prior among {improper}). "
+                "Expected proper distributions for every site that is drawn; hold the improper sites fixed by passing "
+                "their values."
             ) from error
         return {
             name: jnp.asarray(site["value"])
@@ -127,7 +133,8 @@ class NumPyroProgram(AbstractProgram):
         """See `AbstractProgram.param_values`."""
         constraints = self.constraints.value
         return {
-            name: value if constraints[name] is FREE else biject_to(constraints[name])(value) for name, value in self.params.items()
+            name: value if constraints[name] is FREE else biject_to(constraints[name])(value)
+            for name, value in self.params.items()
         }
 
     def initial_params(self, key: Key) -> dict[str, Any]:
@@ -142,18 +149,31 @@ class NumPyroProgram(AbstractProgram):
         """See `AbstractProgram.observed`."""
         binding = Binding(params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data)
         trace = run(self.model, self.arguments, binding, key=jax.random.key(0), tolerate_improper=True)
-        return {s.name: jnp.asarray(trace[s.name]["value"]) for s in self.sites if s.kind == "observed" and s.name not in self.open_sites}
+        return {
+            s.name: jnp.asarray(trace[s.name]["value"])
+            for s in self.sites
+            if s.kind == "observed" and s.name not in self.open_sites
+        }
 
     def constants(self) -> Values:
         """See `AbstractProgram.constants`."""
         args, kwargs = self.arguments.unpack()
         observed = list(self.observed().values())
         named = array_arguments(bind_arguments(self.model, args, kwargs))
-        return {k: v for k, v in named.items() if not any(v.shape == o.shape and bool(jnp.array_equal(v, o)) for o in observed)}
+        return {
+            k: v
+            for k, v in named.items()
+            if not any(v.shape == o.shape and bool(jnp.array_equal(v, o)) for o in observed)
+        }
 
     def condition(self, values: Mapping[str, Any]) -> NumPyroProgram:
         """See `AbstractProgram.condition`."""
-        return eqx.tree_at(lambda p: p.data, self, {**self.data, **check_observed_values(self, values)}, is_leaf=lambda x: x is self.data)
+        return eqx.tree_at(
+            lambda p: p.data,
+            self,
+            {**self.data, **check_observed_values(self, values)},
+            is_leaf=lambda x: x is self.data,
+        )
 
     def rebind(self, *args: Any, **kwargs: Any) -> NumPyroProgram:
         """See `AbstractProgram.rebind`."""
@@ -179,10 +199,10 @@ def from_numpyro(
 ) -> Target:
     """Make a target of a NumPyro program.
 
-    Every constrained site is mapped to unconstrained space by NumPyro's own bijections; deterministic sites are reported,
-    improper priors and factors are allowed, plates that declare a ``subsample_size`` become minibatches, discrete sites
-    marked ``infer={"enumerate": "parallel"}`` are summed out exactly, and ``numpyro.param`` and neural-network modules
-    become learnable parameters.
+    Every constrained site is mapped to unconstrained space by NumPyro's own bijections; deterministic sites are
+    reported, improper priors and factors are allowed, plates that declare a ``subsample_size`` become minibatches,
+    discrete sites marked ``infer={"enumerate": "parallel"}`` are summed out exactly, and ``numpyro.param`` and
+    neural-network modules become learnable parameters.
 
     Args:
         model: a NumPyro model, possibly wrapped in handlers.
@@ -195,8 +215,9 @@ def from_numpyro(
         A `Target`. Building it runs the model three times; nothing is compiled.
 
     Raises:
-        ValueError: if arguments are missing, unknown or empty; if shapes do not fit; if a discrete site is not marked for
-            enumeration; if data lies outside the support of its site; if the model branches on the value of a latent site.
+        ValueError: if arguments are missing, unknown or empty; if shapes do not fit; if a discrete site is not marked
+            for enumeration; if data lies outside the support of its site; if the model branches on the value of a
+            latent site.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist
@@ -207,21 +228,30 @@ def from_numpyro(
         1
     """
     if not callable(model):
-        raise ValueError(f"Expected a NumPyro model (a callable), got {type(model).__name__}: pass the function itself, not its result.")
+        raise ValueError(
+            f"Expected a NumPyro model (a callable), got {type(model).__name__}: pass the function itself, not its "
+            "result."
+        )
     named = bind_arguments(model, args, kwargs)
     program = build_program(model, args, kwargs, jax.random.key(0))
     if not any(s.kind in ("observed", "factor") for s in program.sites):
         unset = unset_arguments(model, named)
         if unset:
             raise ValueError(
-                f"The model '{program_name(model)}' has no observed site, and its argument(s) {unset} were left at None: the "
-                f"posterior would be the prior. Expected the data, e.g. from_numpyro({program_name(model)}, ..., {unset[-1]}=...)."
+                f"The model '{program_name(model)}' has no observed site, and its argument(s) {unset} were left at "
+                f"None: the posterior would be the prior. Expected the data, e.g. from_numpyro({program_name(model)}, "
+                f"..., {unset[-1]}=...)."
             )
     return Target(program, coords=coords, dims=dims)
 
 
 def build_program(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Key, *, latent: set[str] | None = None
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    key: Key,
+    *,
+    latent: set[str] | None = None,
 ) -> NumPyroProgram:
     """Describe a model with its arguments; see `discover` for ``key`` and ``latent``."""
     arguments = Arguments(args, kwargs)
@@ -247,8 +277,8 @@ def check_latent_values(latents: Mapping[str, Site], values: Mapping[str, Any]) 
     unknown = sorted(set(values) - set(latents))
     if missing or unknown:
         raise ValueError(
-            f"Expected one value per latent site {sorted(latents)}; missing {missing}, unknown {unknown}. Deterministic and observed "
-            "sites have no place in a position."
+            f"Expected one value per latent site {sorted(latents)}; missing {missing}, unknown {unknown}. "
+            "Deterministic and observed sites have no place in a position."
         )
     out: Values = {}
     for name, site in latents.items():
@@ -265,7 +295,9 @@ def check_observed_values(program: AbstractProgram, values: Mapping[str, Any]) -
     out: Values = {}
     for name, value in values.items():
         if name not in observed:
-            raise ValueError(f"'{name}' is not an observed site of {program.source}: expected one of {sorted(observed)}.")
+            raise ValueError(
+                f"'{name}' is not an observed site of {program.source}: expected one of {sorted(observed)}."
+            )
         array = jnp.asarray(value)
         if array.shape != observed[name].shape:
             raise ValueError(f"The data for site '{name}' has shape {array.shape}: expected {observed[name].shape}.")
@@ -278,13 +310,14 @@ def check_batch(plates: tuple[Plate, ...], batch: Batch) -> dict[str, Array]:
     declared = {p.name: p for p in plates if p.subsample_size is not None}
     if set(batch) != set(declared):
         raise ValueError(
-            f"The minibatch has indices for plates {sorted(batch)}: expected exactly the subsampled plates {sorted(declared)}. Draw it "
-            "with target.minibatch(key)."
+            f"The minibatch has indices for plates {sorted(batch)}: expected exactly the subsampled plates "
+            f"{sorted(declared)}. Draw it with target.minibatch(key)."
         )
     for name, indices in batch.items():
         if indices.shape != (declared[name].subsample_size,):
             raise ValueError(
-                f"The minibatch of plate '{name}' has indices of shape {indices.shape}: expected ({declared[name].subsample_size},), the "
-                "subsample_size that the program declares. Draw it with target.minibatch(key)."
+                f"The minibatch of plate '{name}' has indices of shape {indices.shape}: expected "
+                f"({declared[name].subsample_size},), the subsample_size that the program declares. Draw it with "
+                "target.minibatch(key)."
             )
     return dict(batch)

@@ -58,8 +58,8 @@ class _Bind(numpyro.primitives.Messenger):
             return
         if kind == "mutable":
             raise ValueError(
-                f"The site '{msg['name']}' is mutable state (e.g. batch statistics), which a log density cannot carry. Expected a "
-                "pure model; freeze the state (evaluation mode) before building the target."
+                f"The site '{msg['name']}' is mutable state (e.g. batch statistics), which a log density cannot carry. "
+                "Expected a pure model; freeze the state (evaluation mode) before building the target."
             )
         if kind == "plate":
             self._bind_plate(msg)
@@ -116,7 +116,12 @@ class _Bind(numpyro.primitives.Messenger):
         for frame in site["cond_indep_stack"]:
             axis = frame.dim - event_dim
             plate = self.binding.plates.get(frame.name)
-            if frame.name in self.binding.batch and plate is not None and jnp.ndim(full) >= -axis and full.shape[axis] == plate.size:
+            if (
+                frame.name in self.binding.batch
+                and plate is not None
+                and jnp.ndim(full) >= -axis
+                and full.shape[axis] == plate.size
+            ):
                 full = jnp.take(full, self.binding.batch[frame.name], axis=axis)
         return full
 
@@ -164,14 +169,19 @@ class _NoRandomness(numpyro.primitives.Messenger):
         if (msg["type"] == "prng_key" and msg["value"] is None) or drawn:
             what = f"site '{msg['name']}'" if drawn else "a call of numpyro.prng_key()"
             raise ValueError(
-                f"Randomness inside the log density: {what} draws a random number while the density is evaluated. Expected a "
-                "density that depends on the latent sites only; make the draw a latent site, or switch the module to evaluation "
-                "mode (no dropout)."
+                f"Randomness inside the log density: {what} draws a random number while the density is evaluated. "
+                "Expected a density that depends on the latent sites only; make the draw a latent site, or switch the "
+                "module to evaluation mode (no dropout)."
             )
 
 
 def _feasible_improper(site: dict[str, Any]) -> Any:
-    if site["type"] == "sample" and not site["is_observed"] and site["value"] is None and type(site["fn"]).__name__ == "ImproperUniform":
+    if (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and site["value"] is None
+        and type(site["fn"]).__name__ == "ImproperUniform"
+    ):
         transform = biject_to(site["fn"].support)
         return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
     return None
@@ -201,8 +211,8 @@ def site_term(name: str, site: Mapping[str, Any], *, inside: bool = False) -> Te
     Args:
         name: the site.
         site: its trace entry.
-        inside: the value is known to lie in the support, so that NumPyro's own check of every element can be left out of the
-            compiled density (it costs 10 to 20 % of a regression).
+        inside: the value is known to lie in the support, so that NumPyro's own check of every element can be left out
+            of the compiled density (it costs 10 to 20 % of a regression).
     """
     fn, value = site["fn"], site["value"]
     with _unchecked(fn) if inside else contextlib.nullcontext():
@@ -210,8 +220,9 @@ def site_term(name: str, site: Mapping[str, Any], *, inside: bool = False) -> Te
             log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"Site '{name}': a value of shape {jnp.shape(value)} does not fit a distribution of shape {tuple(fn.shape())} "
-                f"({str(error).splitlines()[0]}) Expected shapes that broadcast; check the arguments of the model at this site."
+                f"Site '{name}': a value of shape {jnp.shape(value)} does not fit a distribution of shape "
+                f"{tuple(fn.shape())} ({str(error).splitlines()[0]}) Expected shapes that broadcast; check the "
+                "arguments of the model at this site."
             ) from error
     return Term(jnp.asarray(log_prob), 1.0 if site["scale"] is None else site["scale"])
 

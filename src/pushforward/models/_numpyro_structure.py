@@ -12,7 +12,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
 
 from ._arguments import Arguments, program_name
-from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, site_term, run
+from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, run, site_term
 from ._program import Plate, Site
 from ._types import Key
 
@@ -78,7 +78,9 @@ def discover(
                 cardinality = int(site["fn"].enumerate_support(expand=False).shape[0])
                 enumerated.append((name, -1 - depth - len(enumerated), cardinality))
     open_sites = frozenset(s.name for s in sites if s.kind == "observed" and not trace[s.name]["is_observed"])
-    structure = Structure(tuple(sites), tuple(plates.values()), tuple(enumerated), params, constraints, arguments, open_sites)
+    structure = Structure(
+        tuple(sites), tuple(plates.values()), tuple(enumerated), params, constraints, arguments, open_sites
+    )
     if latent is None:
         structure = _check_traceable(model, args, kwargs, structure, trace)
     return structure
@@ -105,8 +107,8 @@ def _structural_run(
         shapes = {str(i): jnp.shape(a) for i, a in enumerate(args) if hasattr(a, "shape")}
         shapes.update({k: jnp.shape(v) for k, v in kwargs.items() if hasattr(v, "shape")})
         raise ValueError(
-            f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} Expected arguments whose "
-            f"shapes fit the model; got shapes {shapes}."
+            f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} Expected "
+            f"arguments whose shapes fit the model; got shapes {shapes}."
         ) from error
 
 
@@ -117,8 +119,9 @@ def _plates(trace: Mapping[str, Any], declared: Mapping[str, int]) -> dict[str, 
             known = out.get(frame.name)
             if known is not None and (known.size, known.dim) != (frame.size, frame.dim):
                 raise ValueError(
-                    f"Plate '{frame.name}' is used with size {known.size} at dim {known.dim} and with size {frame.size} at dim "
-                    f"{frame.dim}: expected one size and one dim per plate name. Rename one of them."
+                    f"Plate '{frame.name}' is used with size {known.size} at dim {known.dim} and with size "
+                    f"{frame.size} at dim {frame.dim}: expected one size and one dim per plate name. Rename one of "
+                    "them."
                 )
             out[frame.name] = Plate(frame.name, frame.size, frame.dim, declared.get(frame.name))
     return out
@@ -134,8 +137,9 @@ def _learnable(trace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         for leaf in jax.tree.leaves(value):
             if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
                 raise ValueError(
-                    f"The learnable parameter '{name}' has dtype {jnp.asarray(leaf).dtype}: expected a floating-point initial value, "
-                    "because it is moved along a gradient. Write e.g. 3.0 instead of 3, or make it a plain argument."
+                    f"The learnable parameter '{name}' has dtype {jnp.asarray(leaf).dtype}: expected a floating-point "
+                    "initial value, because it is moved along a gradient. Write e.g. 3.0 instead of 3, or make it a "
+                    "plain argument."
                 )
         if jax.tree.structure(value) == jax.tree.structure(0.0):
             constraint = site["kwargs"].get("constraint", nc.real)
@@ -165,8 +169,8 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
             else "it has infinitely many values and cannot be summed out: marginalise it by hand or replace it by a continuous site"
         )
         raise ValueError(
-            f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or finite discrete ones "
-            f"marked for enumeration; {what}. If it is data, pass it as obs=."
+            f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or "
+            f"finite discrete ones marked for enumeration; {what}. If it is data, pass it as obs=."
         )
     try:
         unconstrained = biject_to(fn.support).inverse_shape(tuple(fn.shape()))
@@ -179,7 +183,11 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
 
 
 def _check_traceable(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], structure: Structure, trace: Mapping[str, Any]
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    structure: Structure,
+    trace: Mapping[str, Any],
 ) -> Structure:
     """Trace the density abstractly, with data lifted if the model allows it; check observed shapes and supports."""
     _check_observed_shapes(trace, structure)
@@ -195,7 +203,9 @@ def _check_traceable(
         )
         out = run(model, arguments, binding)
         for name, site in _samples(out).items():
-            if site["is_observed"] and not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(site["fn"].support)):
+            if site["is_observed"] and not any(
+                isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(site["fn"].support)
+            ):
                 fixed_support.add(name)
         return {k: site_term(k, v).log_prob for k, v in _samples(out).items()}
 
@@ -207,19 +217,23 @@ def _check_traceable(
             jax.eval_shape(lambda p: density(p, structure.arguments), position)
         except _CONCRETE as error:
             raise ValueError(
-                f"The model '{program_name(model)}' uses the value of a latent site in Python (a branch, a shape or a NumPy call) and "
-                f"cannot be compiled: {str(error).splitlines()[0]} Expected jnp.where or jax.lax.cond instead of if, jnp instead of np."
+                f"The model '{program_name(model)}' uses the value of a latent site in Python (a branch, a shape or a "
+                f"NumPy call) and cannot be compiled: {str(error).splitlines()[0]} Expected jnp.where or jax.lax.cond "
+                "instead of if, jnp instead of np."
             ) from error
     # Supports that depend on data only: traced with the arguments concrete, so that only latents are tracers.
     fixed_support.clear()
     jax.eval_shape(lambda p: density(p, structure.arguments), position)
     _check_supports(trace, structure, fixed_support)
-    return structure._replace(checked=frozenset(fixed_support) | {s.name for s in structure.sites if s.kind == "latent"})
+    return structure._replace(
+        checked=frozenset(fixed_support) | {s.name for s in structure.sites if s.kind == "latent"}
+    )
 
 
 def _constrained(structure: Structure) -> dict[str, Any]:
     return {
-        k: v if structure.constraints[k] is FREE else biject_to(structure.constraints[k])(v) for k, v in structure.params.items()
+        k: v if structure.constraints[k] is FREE else biject_to(structure.constraints[k])(v)
+        for k, v in structure.params.items()
     }
 
 
@@ -232,8 +246,9 @@ def _check_observed_shapes(trace: Mapping[str, Any], structure: Structure) -> No
         got = site_term(site.name, trace[site.name]).log_prob.shape
         if got not in (tuple(data_batch), tuple(fn.batch_shape)):
             raise ValueError(
-                f"Observed site '{site.name}': data of shape {jnp.shape(value)} and a distribution of shape {tuple(fn.shape())} broadcast "
-                f"to {got}, which is neither. Expected equal shapes; a stray axis (e.g. y[:, None]) is the usual cause."
+                f"Observed site '{site.name}': data of shape {jnp.shape(value)} and a distribution of shape "
+                f"{tuple(fn.shape())} broadcast to {got}, which is neither. Expected equal shapes; a stray axis (e.g. "
+                "y[:, None]) is the usual cause."
             )
 
 
@@ -251,8 +266,9 @@ def _check_supports(trace: Mapping[str, Any], structure: Structure, fixed: set[s
         bad = ~inside & finite
         if bad.any() and _mask_free(fn):
             raise ValueError(
-                f"The data of site '{site.name}' lies outside the support of {_base_name(fn)}: expected {site.support}, got "
-                f"{array[np.nonzero(bad)][:3].tolist()} among {int(bad.sum())} such value(s). Correct the data or the distribution."
+                f"The data of site '{site.name}' lies outside the support of {_base_name(fn)}: expected "
+                f"{site.support}, got {array[np.nonzero(bad)][:3].tolist()} among {int(bad.sum())} such value(s). "
+                "Correct the data or the distribution."
             )
 
 

@@ -28,5 +28,7 @@ class enable_x64:  # noqa: N801  (used like a function)
     def __enter__(self) -> enable_x64:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         jax.config.update("jax_enable_x64", self._before)

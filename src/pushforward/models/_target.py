@@ -60,8 +60,8 @@ class Target(eqx.Module):
 
         Args:
             position: a point of unconstrained space, as returned by `initial` or `unconstrain`.
-            batch: indices per subsampled plate, as returned by `minibatch`; None uses all data. With a batch the value is
-                an unbiased estimate of the full value, the program's own N/B scaling included.
+            batch: indices per subsampled plate, as returned by `minibatch`; None uses all data. With a batch the value
+                is an unbiased estimate of the full value, the program's own N/B scaling included.
             jacobian: include log |d value / d position|, so that this is the density of the position. False gives the
                 density of the value, which is what a posterior mode in the user's space refers to.
 
@@ -94,8 +94,8 @@ class Target(eqx.Module):
         """Pointwise log-likelihood ``{observed site: array}`` at a position, over all data, unscaled by weights or handlers.
 
         Raises:
-            ValueError: if an observed site shares an enumerated variable with another observed site or with other plates,
-                so that its marginal likelihood has no pointwise form.
+            ValueError: if an observed site shares an enumerated variable with another observed site or with other
+                plates, so that its marginal likelihood has no pointwise form.
         """
         evaluation = self.program.evaluate(position)
         observed = {s.name for s in self.program.sites if s.kind == "observed"}
@@ -112,8 +112,8 @@ class Target(eqx.Module):
             if len(data) > 1 or part.plates != frozenset(p.dim for p in site.plates):
                 raise ValueError(
                     f"The pointwise log-likelihood of {data} does not exist: these observations are coupled through an "
-                    f"enumerated site ({list(part.members)}). Expected one observed site per enumerated site, in the same "
-                    "plates; compare such models by predictive scores instead of LOO."
+                    f"enumerated site ({list(part.members)}). Expected one observed site per enumerated site, in the "
+                    "same plates; compare such models by predictive scores instead of LOO."
                 )
             out[data[0]] = jnp.reshape(part.log_prob, part.log_prob.shape[part.log_prob.ndim - _depth(site) :])
         return out
@@ -231,7 +231,9 @@ class Target(eqx.Module):
             radius = 2.0 * 10.0 ** (-2.0 * round_ / (_INITIAL_ATTEMPTS - 1))
             fresh, fine = _draw_in_box(self, jax.vmap(lambda k, r=round_: jax.random.fold_in(k, r))(keys), radius)
             use = fine & ~good
-            chosen = jax.tree.map(lambda a, b, u=use: jnp.where(u.reshape(u.shape + (1,) * (a.ndim - 1)), b, a), chosen, fresh)
+            chosen = jax.tree.map(
+                lambda a, b, u=use: jnp.where(u.reshape(u.shape + (1,) * (a.ndim - 1)), b, a), chosen, fresh
+            )
             good = good | fine
         if not bool(jnp.all(good)):
             worst = int(jnp.argmin(good))
@@ -261,8 +263,8 @@ class Target(eqx.Module):
             else "Check the supports, the scale of priors and the data of these sites, or pass an explicit starting point."
         )
         return (
-            f"No starting position with finite log-density was found for {self.program.source} in {_INITIAL_ATTEMPTS} rounds "
-            f"(step 0). Expected a finite log-probability at every site; not finite: {where}. {hint}"
+            f"No starting position with finite log-density was found for {self.program.source} in {_INITIAL_ATTEMPTS} "
+            f"rounds (step 0). Expected a finite log-probability at every site; not finite: {where}. {hint}"
         )
 
     def minibatch(self, key: Key) -> dict[str, Array]:
@@ -332,7 +334,9 @@ class Target(eqx.Module):
         if self.program.params:
             lines.append("  learnable: " + ", ".join(self.program.params))
         if self.subsampled:
-            plates = [f"{p.name} {p.subsample_size}/{p.size}" for p in self.program.plates if p.subsample_size is not None]
+            plates = [
+                f"{p.name} {p.subsample_size}/{p.size}" for p in self.program.plates if p.subsample_size is not None
+            ]
             lines.append("  minibatch: " + ", ".join(plates))
         if self.weights:
             lines.append("  weights: " + ", ".join(self.weights) + " (bounds refer to the tempered evidence)")
@@ -366,11 +370,13 @@ def _check_labels(target: Target) -> None:
     sites = {s.name: s for s in target.program.sites}
     for name, names in target.user_dims:
         if name not in sites:
-            raise ValueError(f"dims names the site '{name}', which the program does not have: expected one of {sorted(sites)}.")
+            raise ValueError(
+                f"dims names the site '{name}', which the program does not have: expected one of {sorted(sites)}."
+            )
         if len(names) > len(sites[name].shape):
             raise ValueError(
-                f"dims['{name}'] gives {len(names)} names {names}, but the site has shape {sites[name].shape}: expected at most "
-                f"{len(sites[name].shape)} names, rightmost axes first filled."
+                f"dims['{name}'] gives {len(names)} names {names}, but the site has shape {sites[name].shape}: "
+                f"expected at most {len(sites[name].shape)} names, rightmost axes first filled."
             )
     sizes: dict[str, int] = {p.name: p.size for p in target.program.plates}
     for name, dims in target.dims.items():

@@ -17,7 +17,8 @@ from ..models._types import Batch, Key
 class AbstractKernel(eqx.Module):
     """One step of an algorithm. Pure: knows nothing of jit, loops, progress, devices or files.
 
-    State and info are NamedTuples of arrays whose structure, shapes and dtypes never change. A kernel is abstract or final.
+    State and info are NamedTuples of arrays whose structure, shapes and dtypes never change. A kernel is abstract or
+    final.
     """
 
     @abc.abstractmethod
@@ -88,7 +89,9 @@ class Chains(AbstractKernel):
 
     def record(self, state: Any, info: Any) -> PyTree:
         """Positions and statistics of all chains."""
-        return jax.vmap(lambda s, i: {"position": self.sampler.position(s), **self.sampler.statistics(s, i)})(state, info)
+        return jax.vmap(lambda s, i: {"position": self.sampler.position(s), **self.sampler.statistics(s, i)})(
+            state, info
+        )
 
     def health(self, state: Any, info: Any) -> PyTree:
         """The chains' own health."""

@@ -50,8 +50,8 @@ class Adaptation(eqx.Module):
 class NUTS(AbstractSampler):
     """No-U-Turn sampler with adapted step size and mass matrix.
 
-    Targets the density exactly; correlated draws. Cost: 2**depth - 1 gradients per draw. The transition and the adaptation are
-    NumPyro's, so the answer does not depend on which front end the model came from.
+    Targets the density exactly; correlated draws. Cost: 2**depth - 1 gradients per draw. The transition and the
+    adaptation are NumPyro's, so the answer does not depend on which front end the model came from.
 
     Args:
         step_size: positive leapfrog step; None adapts it during warm-up by dual averaging.
@@ -152,12 +152,16 @@ class HMC(AbstractSampler):
         inverse_mass_matrix: Array | None = None,
     ) -> None:
         if num_leapfrog is not None and trajectory_length is not None:
-            raise ValueError("HMC takes num_leapfrog or trajectory_length, not both: one follows from the other and the step size.")
+            raise ValueError(
+                "HMC takes num_leapfrog or trajectory_length, not both: one follows from the other and the step size."
+            )
         if num_leapfrog is not None and num_leapfrog < 1:
             raise ValueError(f"HMC(num_leapfrog={num_leapfrog}): expected at least 1.")
         self.adaptation = _adaptation("HMC", step_size, target_accept, dense_mass, inverse_mass_matrix)
         self.num_leapfrog = num_leapfrog
-        self.trajectory_length = trajectory_length if num_leapfrog is not None or trajectory_length is not None else 2 * math.pi
+        self.trajectory_length = (
+            trajectory_length if num_leapfrog is not None or trajectory_length is not None else 2 * math.pi
+        )
         self.target, self.layout, self.num_warmup = None, None, 0
 
     def bind(self, target: Target, num_warmup: int) -> HMC:
@@ -196,32 +200,46 @@ class HMC(AbstractSampler):
         return {"trajectory_length": self.trajectory_length, "num_steps": self.num_leapfrog}
 
 
-def _adaptation(name: str, step_size: float | None, target_accept: float, dense_mass: bool, matrix: Array | None) -> Adaptation:  # noqa: FBT001
+def _adaptation(
+    name: str, step_size: float | None, target_accept: float, dense_mass: bool, matrix: Array | None
+) -> Adaptation:  # noqa: FBT001
     if step_size is not None and not step_size > 0:
-        raise ValueError(f"{name}(step_size={step_size}): expected a positive leapfrog step, or None to adapt it during warm-up.")
+        raise ValueError(
+            f"{name}(step_size={step_size}): expected a positive leapfrog step, or None to adapt it during warm-up."
+        )
     if not 0 < target_accept < 1:
-        raise ValueError(f"{name}(target_accept={target_accept}): expected a probability strictly between 0 and 1, e.g. 0.8.")
-    return Adaptation(step_size, float(target_accept), dense_mass or (matrix is not None and jnp.ndim(matrix) == 2), matrix)
+        raise ValueError(
+            f"{name}(target_accept={target_accept}): expected a probability strictly between 0 and 1, e.g. 0.8."
+        )
+    return Adaptation(
+        step_size, float(target_accept), dense_mass or (matrix is not None and jnp.ndim(matrix) == 2), matrix
+    )
 
 
 def _bind(sampler: Any, target: Target, num_warmup: int) -> Any:
     name = type(sampler).__name__
     if num_warmup == 0 and sampler.adaptation.step_size is None:
         raise ValueError(
-            f"{name} adapts its step size and mass matrix during warm-up, and num_warmup is 0. Expected num_warmup=1000 or so, or "
-            f"{name}(step_size=..., inverse_mass_matrix=...) to sample without adaptation."
+            f"{name} adapts its step size and mass matrix during warm-up, and num_warmup is 0. Expected "
+            f"num_warmup=1000 or so, or {name}(step_size=..., inverse_mass_matrix=...) to sample without adaptation."
         )
     if target.subsampled:
         raise ValueError(
             f"{name} needs the exact density, but {target.program.source} declares minibatches for "
-            f"{[p.name for p in target.program.plates if p.subsample_size is not None]}. Expected plates without subsample_size; build "
-            "the target with all data, or use a stochastic-gradient sampler."
+            f"{[p.name for p in target.program.plates if p.subsample_size is not None]}. Expected plates without "
+            "subsample_size; build the target with all data, or use a stochastic-gradient sampler."
         )
     matrix = sampler.adaptation.inverse_mass_matrix
     if matrix is not None and matrix.shape not in ((target.dim,), (target.dim, target.dim)):
-        raise ValueError(f"{name}: inverse_mass_matrix has shape {matrix.shape}, expected ({target.dim},) or ({target.dim}, {target.dim}).")
+        raise ValueError(
+            f"{name}: inverse_mass_matrix has shape {matrix.shape}, expected ({target.dim},) or ({target.dim}, "
+            f"{target.dim})."
+        )
     return eqx.tree_at(
-        lambda s: (s.target, s.layout), _with_warmup(sampler, num_warmup), (target, Layout.of(target.example)), is_leaf=lambda x: x is None
+        lambda s: (s.target, s.layout),
+        _with_warmup(sampler, num_warmup),
+        (target, Layout.of(target.example)),
+        is_leaf=lambda x: x is None,
     )
 
 
@@ -234,7 +252,10 @@ def _with_warmup(sampler: Any, num_warmup: int) -> Any:
 
 def _with_matrix(sampler: Any, matrix: Array) -> Any:
     adaptation = Adaptation(
-        sampler.adaptation.step_size, sampler.adaptation.target_accept, sampler.adaptation.dense_mass or matrix.ndim == 2, matrix
+        sampler.adaptation.step_size,
+        sampler.adaptation.target_accept,
+        sampler.adaptation.dense_mass or matrix.ndim == 2,
+        matrix,
     )
     return eqx.tree_at(lambda s: s.adaptation, sampler, adaptation)
 
@@ -242,7 +263,10 @@ def _with_matrix(sampler: Any, matrix: Array) -> Any:
 def _machinery(sampler: Any, algorithm: str, length: dict[str, Any], key: Key, position: Array) -> tuple[Any, Any]:
     """NumPyro's initial state and transition. Both are needed in one trace: the first sets up the second's closure."""
     if sampler.target is None:
-        raise ValueError(f"{algorithm}() is not bound to a target. Expected pf.sample(target, pf.{algorithm}(), ...), which binds it.")
+        raise ValueError(
+            f"{algorithm}() is not bound to a target. Expected pf.sample(target, pf.{algorithm}(), ...), which binds "
+            "it."
+        )
 
     def potential(x: Array) -> Array:
         return -sampler.target.logdensity(sampler.layout.unravel(x))
@@ -266,7 +290,9 @@ def _machinery(sampler: Any, algorithm: str, length: dict[str, Any], key: Key, p
 
 def _advance(sample_kernel: Any, key: Key, state: Any) -> tuple[Any, HMCInfo]:
     key_transition, key_adapt = jax.random.split(key)
-    new = sample_kernel(state._replace(rng_key=key_transition, adapt_state=state.adapt_state._replace(rng_key=key_adapt)))
+    new = sample_kernel(
+        state._replace(rng_key=key_transition, adapt_state=state.adapt_state._replace(rng_key=key_adapt))
+    )
     info = HMCInfo(new.accept_prob, new.diverging, new.num_steps, new.adapt_state.step_size, new.energy)
     return _without_keys(new), info
 

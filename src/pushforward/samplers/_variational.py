@@ -80,10 +80,11 @@ class VariationalInfo(NamedTuple):
 class Variational(AbstractKernel):
     """Stochastic gradient descent on -E_q[F] over guide and model parameters, several restarts at once.
 
-    The learning-rate phase of each restart advances when the mean loss of ``_PATIENCE`` windows in a row has not improved by
-    more than its Monte Carlo standard error; the default optimiser's step is multiplied by 0.2 per phase. Over the last phase
-    iterates are averaged; the restart is done when that phase has stalled too. The rule looks at the past only, so the number
-    of steps asked for never changes the trajectory. A restart that fails is frozen at its last good parameters.
+    The learning-rate phase of each restart advances when the mean loss of ``_PATIENCE`` windows in a row has not
+    improved by more than its Monte Carlo standard error; the default optimiser's step is multiplied by 0.2 per phase.
+    Over the last phase iterates are averaged; the restart is done when that phase has stalled too. The rule looks at
+    the past only, so the number of steps asked for never changes the trajectory. A restart that fails is frozen at its
+    last good parameters.
 
     Args:
         target: density to approximate.
@@ -93,7 +94,8 @@ class Variational(AbstractKernel):
         optimizer: an optax transformation of the loss gradient.
         num_particles: draws of the guide per step and restart.
         stop_early: finish a restart when its last phase has stalled; False runs every step asked for.
-        decay: multiply updates by 0.2 per phase (the default optimiser); False leaves the optimiser's own schedule alone.
+        decay: multiply updates by 0.2 per phase (the default optimiser); False leaves the optimiser's own schedule
+            alone.
     """
 
     target: Target
@@ -126,7 +128,9 @@ class Variational(AbstractKernel):
             ledger=Ledger(parameters, infinite, infinite, zeros, ints, ints, ints),
         )
 
-    def step(self, key: Key, state: VariationalState, batch: Batch | None = None) -> tuple[VariationalState, VariationalInfo]:
+    def step(
+        self, key: Key, state: VariationalState, batch: Batch | None = None
+    ) -> tuple[VariationalState, VariationalInfo]:
         """One gradient step of every restart that is neither finished nor failed."""
         ledger = state.ledger
         loss, gradient = self._gradients(key, state, batch)
@@ -140,12 +144,24 @@ class Variational(AbstractKernel):
         )
         rate = jnp.asarray(_DECAY, loss.dtype) ** ledger.phase if self.decay else jnp.ones_like(loss)
         parameters = jax.tree.map(
-            lambda p, u: jnp.where(_along(active, p), p + _along(rate, p).astype(p.dtype) * u.astype(p.dtype), p), state.parameters, updates
+            lambda p, u: jnp.where(_along(active, p), p + _along(rate, p).astype(p.dtype) * u.astype(p.dtype), p),
+            state.parameters,
+            updates,
         )
         # Deviations from a recent mean: the variance of losses of size 1e5 survives 32-bit floats.
-        deviation = jnp.where(active, loss - jnp.where(jnp.isfinite(ledger.previous_mean), ledger.previous_mean, first), 0.0)
+        deviation = jnp.where(
+            active, loss - jnp.where(jnp.isfinite(ledger.previous_mean), ledger.previous_mean, first), 0.0
+        )
         averaging = (ledger.phase == _PHASES - 1) & active
-        average, averaged = jax.lax.cond(jnp.any(averaging), _average, lambda a, n, p, on: (a, n), state.average, state.averaged, parameters, averaging)
+        average, averaged = jax.lax.cond(
+            jnp.any(averaging),
+            _average,
+            lambda a, n, p, on: (a, n),
+            state.average,
+            state.averaged,
+            parameters,
+            averaging,
+        )
         new = VariationalState(
             state.step + 1,
             parameters,
@@ -166,7 +182,9 @@ class Variational(AbstractKernel):
     def _gradients(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[Array, Parameters]:
         def one(key: Key, parameters: Parameters, frozen: Any) -> tuple[Array, Parameters]:
             target, guide = self.joined(parameters, frozen)
-            estimate, gradient = self.gradient.value_and_grad(key, self.objective, target, guide, self.num_particles, batch)
+            estimate, gradient = self.gradient.value_and_grad(
+                key, self.objective, target, guide, self.num_particles, batch
+            )
             return -estimate.value, gradient
 
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(state.first_loss.shape[0]))

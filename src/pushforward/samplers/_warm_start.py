@@ -30,13 +30,20 @@ class Starts(NamedTuple):
 
 
 def newton_starts(
-    key: Key, target: Target, positions: Float[Array, "start dim"], batch: Batch | None, *, jacobian: bool = True, mode: bool = False
+    key: Key,
+    target: Target,
+    positions: Float[Array, "start dim"],
+    batch: Batch | None,
+    *,
+    jacobian: bool = True,
+    mode: bool = False,
 ) -> Starts:
     """Climb from each position by Newton steps on |Hessian| with Levenberg damping; keep the best Gaussian met on the way.
 
-    The covariance at a point is the inverse of the negative Hessian with its eigenvalues replaced by their absolute values
-    (at least 1e-8 of the largest), so saddles and flat directions are no obstacle. Keeping the point of highest ELBO rather
-    than the mode matters where there is no mode (funnels). For a Gaussian target the result is exact after one step.
+    The covariance at a point is the inverse of the negative Hessian with its eigenvalues replaced by their absolute
+    values (at least 1e-8 of the largest), so saddles and flat directions are no obstacle. Keeping the point of highest
+    ELBO rather than the mode matters where there is no mode (funnels). For a Gaussian target the result is exact after
+    one step.
 
     Args:
         key: a key, for the ELBO draws.
@@ -49,8 +56,8 @@ def newton_starts(
     Returns:
         One Gaussian per starting point.
 
-    Cost: about 60 (dim + 32) gradients per starting point; O(dim**2) memory per start. Reference for judging by the ELBO
-    along an optimisation path: Zhang et al., Pathfinder, arXiv:2108.03782, algorithm 1.
+    Cost: about 60 (dim + 32) gradients per starting point; O(dim**2) memory per start. Reference for judging by the
+    ELBO along an optimisation path: Zhang et al., Pathfinder, arXiv:2108.03782, algorithm 1.
     """
     layout = Layout.of(target.example)
     eps = jax.random.normal(key, (_ELBO_DRAWS, layout.dim), layout.dtype)
@@ -59,14 +66,22 @@ def newton_starts(
 
 @functools.partial(jax.jit, static_argnames=("layout", "jacobian", "mode"))
 def _climb(
-    target: Target, layout: Layout, positions: Array, eps: Array, batch: Batch | None, jacobian: bool, mode: bool  # noqa: FBT001
+    target: Target,
+    layout: Layout,
+    positions: Array,
+    eps: Array,
+    batch: Batch | None,
+    jacobian: bool,
+    mode: bool,  # noqa: FBT001
 ) -> Starts:
     def density(x: Array) -> Array:
         return target.logdensity(layout.unravel(x), batch, jacobian=jacobian)
 
     def local(x: Array) -> tuple[Array, Array, Array, Array]:
         hessian = jax.hessian(density)(x)
-        hessian = jnp.where(jnp.all(jnp.isfinite(hessian)), 0.5 * (hessian + hessian.T), -jnp.eye(layout.dim, dtype=x.dtype))
+        hessian = jnp.where(
+            jnp.all(jnp.isfinite(hessian)), 0.5 * (hessian + hessian.T), -jnp.eye(layout.dim, dtype=x.dtype)
+        )
         values, vectors = jnp.linalg.eigh(-hessian)
         size = jnp.abs(values)
         size = jnp.maximum(size, 1e-8 * jnp.max(size) + jnp.finfo(x.dtype).tiny)
@@ -98,7 +113,14 @@ def _climb(
 
     def one(x: Array) -> Starts:
         _, _, size, vectors = local(x)
-        start = (x, 0.01 * jnp.max(size), x, jnp.ones_like(x), jnp.eye(layout.dim, dtype=x.dtype), jnp.asarray(-jnp.inf, x.dtype))
+        start = (
+            x,
+            0.01 * jnp.max(size),
+            x,
+            jnp.ones_like(x),
+            jnp.eye(layout.dim, dtype=x.dtype),
+            jnp.asarray(-jnp.inf, x.dtype),
+        )
         (_, _, best_x, best_size, best_vectors, best_elbo), _ = jax.lax.scan(iterate, start, None, length=_ITERATIONS)
         return Starts(best_x, triangular_root(best_size, best_vectors), best_elbo)
 

@@ -40,7 +40,9 @@ def test_density_is_the_gaussian_of_its_covariance(name, target, getkey):
     guide = registry.GUIDES[name].build(target)
     position, log_q = guide.sample_and_log_prob(getkey())
     loc = guide.gaussian.loc if name == "Laplace" else guide.loc
-    exact = scipy.stats.multivariate_normal(np.asarray(loc), np.asarray(guide.covariance() if name != "Laplace" else guide.covariance()))
+    exact = scipy.stats.multivariate_normal(
+        np.asarray(loc), np.asarray(guide.covariance() if name != "Laplace" else guide.covariance())
+    )
     np.testing.assert_allclose(log_q, exact.logpdf(np.asarray(guide.layout.ravel(position))), rtol=1e-9)
 
 
@@ -124,7 +126,9 @@ def test_unbound_guides_say_how_to_bind(getkey):
         pf.MeanField().sample_and_log_prob(getkey())
 
 
-@pytest.mark.parametrize("build", [lambda: pf.MeanField(init_scale=0.0), lambda: pf.FullRank(init_scale=-1.0), lambda: pf.LowRank(rank=0)])
+@pytest.mark.parametrize(
+    "build", [lambda: pf.MeanField(init_scale=0.0), lambda: pf.FullRank(init_scale=-1.0), lambda: pf.LowRank(rank=0)]
+)
 def test_bad_settings(build):
     with pytest.raises(ValueError, match="expected"):
         build()

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
-
 from pyro_translation import Gen
 
 Params = dict[str, torch.Tensor]
@@ -85,7 +84,8 @@ _MIX = _params(locs=("real", 3, 2), coord_scale=("positive", 3, 2), component_lo
 
 CASES: dict[str, Case] = {
     "AVFMultivariateNormal": Case(
-        lambda g, b: {"loc": g.real(2), "scale_tril": g.tril(2, 2), "control_var": g.real(2, 1, 2)}, _call(dist.AVFMultivariateNormal)
+        lambda g, b: {"loc": g.real(2), "scale_tril": g.tril(2, 2), "control_var": g.real(2, 1, 2)},
+        _call(dist.AVFMultivariateNormal),
     ),
     "AffineBeta": Case(_with(_ONE, loc="real", scale="positive"), _call(dist.AffineBeta)),
     "AsymmetricLaplace": Case(_with(_LOC_SCALE, asymmetry="positive"), _call(dist.AsymmetricLaplace)),
@@ -94,7 +94,9 @@ CASES: dict[str, Case] = {
     "Beta": Case(_ONE, _call(dist.Beta)),
     "BetaBinomial": Case(_ONE, _call(dist.BetaBinomial, total_count=5)),
     "Binomial": Case(_params(logits="real"), _call(dist.Binomial, total_count=7)),
-    "Binomial-probs": Case(_params(probs="unit"), lambda p: dist.Binomial(torch.arange(4.0, 5.0).to(p["probs"]), probs=p["probs"])),
+    "Binomial-probs": Case(
+        _params(probs="unit"), lambda p: dist.Binomial(torch.arange(4.0, 5.0).to(p["probs"]), probs=p["probs"])
+    ),
     "Categorical": Case(_params(logits=("real", 4)), _call(dist.Categorical)),
     "Categorical-probs": Case(_params(probs=("simplex", 4)), _call(dist.Categorical)),
     "Cauchy": Case(_LOC_SCALE, _call(dist.Cauchy)),
@@ -117,10 +119,14 @@ CASES: dict[str, Case] = {
     ),
     "ContinuousBernoulli": Case(_params(logits="real"), _call(dist.ContinuousBernoulli)),
     "Delta": Case(
-        _params(log_density="real"), lambda p: dist.Delta(torch.ones_like(p["log_density"]), p["log_density"]), lambda g, b: torch.ones(b)
+        _params(log_density="real"),
+        lambda p: dist.Delta(torch.ones_like(p["log_density"]), p["log_density"]),
+        lambda g, b: torch.ones(b),
     ),
     "Dirichlet": Case(_params(concentration=("positive", 3)), _call(dist.Dirichlet)),
-    "DirichletMultinomial": Case(_params(concentration=("positive", 3)), _call(dist.DirichletMultinomial, total_count=6)),
+    "DirichletMultinomial": Case(
+        _params(concentration=("positive", 3)), _call(dist.DirichletMultinomial, total_count=6)
+    ),
     "DiscreteHMM": Case(
         _params(initial=("real", 2), transition=("real", 4, 2, 2), loc=("real", 4, 2)),
         lambda p: dist.DiscreteHMM(p["initial"], p["transition"], dist.Normal(p["loc"], 1.0), duration=4),
@@ -132,7 +138,9 @@ CASES: dict[str, Case] = {
     "FisherSnedecor": Case(_params(df1="positive", df2="positive"), _call(dist.FisherSnedecor)),
     "FoldedDistribution": Case(_LOC_SCALE, lambda p: dist.FoldedDistribution(dist.Normal(**p))),
     "Gamma": Case(_params(concentration="positive", rate="positive"), _call(dist.Gamma)),
-    "GammaGaussianHMM": Case(_with(_hmm_params, a="positive", b="positive"), _gamma_gaussian_hmm, lambda g, b: g.real(*b, 2, 2)),
+    "GammaGaussianHMM": Case(
+        _with(_hmm_params, a="positive", b="positive"), _gamma_gaussian_hmm, lambda g, b: g.real(*b, 2, 2)
+    ),
     "GammaPoisson": Case(_params(concentration="positive", rate="positive"), _call(dist.GammaPoisson)),
     "GaussianHMM": Case(_hmm_params, _gaussian_hmm, lambda g, b: g.real(*b, 2, 2)),
     "GaussianMRF": Case(
@@ -154,7 +162,8 @@ CASES: dict[str, Case] = {
         gradient=False,
     ),
     "GeneralizedPareto": Case(
-        _with(_LOC_SCALE, concentration="positive"), lambda p: dist.GeneralizedPareto(p["loc"], p["scale"], p["concentration"])
+        _with(_LOC_SCALE, concentration="positive"),
+        lambda p: dist.GeneralizedPareto(p["loc"], p["scale"], p["concentration"]),
     ),
     "Geometric": Case(_params(probs="unit"), _call(dist.Geometric)),
     "Geometric-logits": Case(_params(logits="real"), _call(dist.Geometric)),
@@ -192,31 +201,49 @@ CASES: dict[str, Case] = {
     "Laplace": Case(_LOC_SCALE, _call(dist.Laplace)),
     "LogNormal": Case(_LOC_SCALE, _call(dist.LogNormal)),
     "LogNormalNegativeBinomial": Case(
-        _params(total_count="positive", logits="real", multiplicative_noise_scale="positive"), _call(dist.LogNormalNegativeBinomial), _counts(6)
+        _params(total_count="positive", logits="real", multiplicative_noise_scale="positive"),
+        _call(dist.LogNormalNegativeBinomial),
+        _counts(6),
     ),
     "Logistic": Case(_LOC_SCALE, _call(dist.Logistic)),
     "LogisticNormal": Case(_params(loc=("real", 2), scale=("positive", 2)), _call(dist.LogisticNormal)),
     "LowRankMultivariateNormal": Case(
-        _params(loc=("real", 4), cov_factor=("real", 4, 2), cov_diag=("positive", 4)), _call(dist.LowRankMultivariateNormal)
+        _params(loc=("real", 4), cov_factor=("real", 4, 2), cov_diag=("positive", 4)),
+        _call(dist.LowRankMultivariateNormal),
     ),
     "MaskedDistribution": Case(_LOC_SCALE, lambda p: dist.Normal(**p).mask(torch.tensor(True))),
     "MaskedMixture": Case(
         _params(a="real", b="real"),
-        lambda p: dist.MaskedMixture(torch.arange(p["a"].numel()).reshape(p["a"].shape) % 2 == 0, dist.Normal(p["a"], 1.0), dist.Normal(p["b"], 2.0)),
+        lambda p: dist.MaskedMixture(
+            torch.arange(p["a"].numel()).reshape(p["a"].shape) % 2 == 0,
+            dist.Normal(p["a"], 1.0),
+            dist.Normal(p["b"], 2.0),
+        ),
     ),
-    "MixtureOfDiagNormals": Case(_MIX, lambda p: dist.MixtureOfDiagNormals(p["locs"], p["coord_scale"], p["component_logits"])),
+    "MixtureOfDiagNormals": Case(
+        _MIX, lambda p: dist.MixtureOfDiagNormals(p["locs"], p["coord_scale"], p["component_logits"])
+    ),
     "MixtureOfDiagNormalsSharedCovariance": Case(
-        _params(locs=("real", 3, 2), coord_scale=("positive", 2), component_logits=("real", 3)), _call(dist.MixtureOfDiagNormalsSharedCovariance)
+        _params(locs=("real", 3, 2), coord_scale=("positive", 2), component_logits=("real", 3)),
+        _call(dist.MixtureOfDiagNormalsSharedCovariance),
     ),
     "MixtureSameFamily": Case(
         _params(logits=("real", 3), loc=("real", 3), scale=("positive", 3)),
         lambda p: dist.MixtureSameFamily(dist.Categorical(logits=p["logits"]), dist.Normal(p["loc"], p["scale"])),
     ),
     "Multinomial": Case(_params(logits=("real", 3)), _call(dist.Multinomial, total_count=6)),
-    "MultivariateNormal": Case(_params(loc=("real", 3), covariance_matrix=("spd", 3, 3)), _call(dist.MultivariateNormal)),
-    "MultivariateNormal-tril": Case(_params(loc=("real", 3), scale_tril=("tril", 3, 3)), _call(dist.MultivariateNormal)),
-    "MultivariateNormal-precision": Case(_params(loc=("real", 3), precision_matrix=("spd", 3, 3)), _call(dist.MultivariateNormal)),
-    "MultivariateStudentT": Case(_params(df="positive", loc=("real", 3), scale_tril=("tril", 3, 3)), _call(dist.MultivariateStudentT)),
+    "MultivariateNormal": Case(
+        _params(loc=("real", 3), covariance_matrix=("spd", 3, 3)), _call(dist.MultivariateNormal)
+    ),
+    "MultivariateNormal-tril": Case(
+        _params(loc=("real", 3), scale_tril=("tril", 3, 3)), _call(dist.MultivariateNormal)
+    ),
+    "MultivariateNormal-precision": Case(
+        _params(loc=("real", 3), precision_matrix=("spd", 3, 3)), _call(dist.MultivariateNormal)
+    ),
+    "MultivariateStudentT": Case(
+        _params(df="positive", loc=("real", 3), scale_tril=("tril", 3, 3)), _call(dist.MultivariateStudentT)
+    ),
     "NanMaskedMultivariateNormal": Case(
         _params(loc=("real", 3), scale_tril=("tril", 3, 3)),
         _call(dist.NanMaskedMultivariateNormal),
@@ -232,16 +259,22 @@ CASES: dict[str, Case] = {
     "NegativeBinomial": Case(_params(total_count="positive", logits="real"), _call(dist.NegativeBinomial)),
     "NegativeBinomial-probs": Case(_params(total_count="positive", probs="unit"), _call(dist.NegativeBinomial)),
     "Normal": Case(_LOC_SCALE, _call(dist.Normal)),
-    "OMTMultivariateNormal": Case(lambda g, b: {"loc": g.real(3), "scale_tril": g.tril(3, 3)}, _call(dist.OMTMultivariateNormal)),
+    "OMTMultivariateNormal": Case(
+        lambda g, b: {"loc": g.real(3), "scale_tril": g.tril(3, 3)}, _call(dist.OMTMultivariateNormal)
+    ),
     "OneHotCategorical": Case(_params(logits=("real", 4)), _call(dist.OneHotCategorical)),
     "OneHotCategoricalStraightThrough": Case(
         _params(logits=("real", 4)), _call(dist.OneHotCategoricalStraightThrough), differentiate_value=False
     ),
     "OneOneMatching": Case(
-        lambda g, b: {"logits": g.real(3, 3)}, lambda p: dist.OneOneMatching(p["logits"]), lambda g, b: torch.tensor([2, 0, 1])
+        lambda g, b: {"logits": g.real(3, 3)},
+        lambda p: dist.OneOneMatching(p["logits"]),
+        lambda g, b: torch.tensor([2, 0, 1]),
     ),
     "OneTwoMatching": Case(
-        lambda g, b: {"logits": g.real(4, 2)}, lambda p: dist.OneTwoMatching(p["logits"]), lambda g, b: torch.tensor([1, 0, 1, 0])
+        lambda g, b: {"logits": g.real(4, 2)},
+        lambda p: dist.OneTwoMatching(p["logits"]),
+        lambda g, b: torch.tensor([1, 0, 1, 0]),
     ),
     "OrderedLogistic": Case(
         lambda g, b: {"predictor": g.real(*b), "cutpoints": g.positive(*b, 3).cumsum(-1)}, _call(dist.OrderedLogistic)
@@ -259,7 +292,8 @@ CASES: dict[str, Case] = {
         lambda g, b: g.unit(*b),
     ),
     "RelaxedOneHotCategorical": Case(
-        _params(logits=("real", 3)), lambda p: dist.RelaxedOneHotCategorical(torch.tensor(0.7).to(p["logits"]), logits=p["logits"])
+        _params(logits=("real", 3)),
+        lambda p: dist.RelaxedOneHotCategorical(torch.tensor(0.7).to(p["logits"]), logits=p["logits"]),
     ),
     "RelaxedOneHotCategoricalStraightThrough": Case(
         _params(logits=("real", 3)),
@@ -267,7 +301,13 @@ CASES: dict[str, Case] = {
         lambda g, b: g.simplex(*b, 3),
     ),
     "SineBivariateVonMises": Case(
-        _params(phi_loc="real", psi_loc="real", phi_concentration="positive", psi_concentration="positive", correlation="unit"),
+        _params(
+            phi_loc="real",
+            psi_loc="real",
+            phi_concentration="positive",
+            psi_concentration="positive",
+            correlation="unit",
+        ),
         _call(dist.SineBivariateVonMises),
         lambda g, b: g.real(*b, 2),
     ),
@@ -276,40 +316,68 @@ CASES: dict[str, Case] = {
         lambda p: dist.SineSkewed(dist.VonMises(p["loc"], p["concentration"]).to_event(1), p["skewness"]),
     ),
     "SkewLogistic": Case(_with(_LOC_SCALE, asymmetry="positive"), _call(dist.SkewLogistic)),
-    "SoftAsymmetricLaplace": Case(_with(_LOC_SCALE, asymmetry="positive", softness="positive"), _call(dist.SoftAsymmetricLaplace)),
+    "SoftAsymmetricLaplace": Case(
+        _with(_LOC_SCALE, asymmetry="positive", softness="positive"), _call(dist.SoftAsymmetricLaplace)
+    ),
     "SoftLaplace": Case(_LOC_SCALE, _call(dist.SoftLaplace)),
     "SpanningTree": Case(
-        lambda g, b: {"edge_logits": g.real(6)}, _call(dist.SpanningTree), lambda g, b: torch.tensor([[0, 1], [1, 2], [1, 3]])
+        lambda g, b: {"edge_logits": g.real(6)},
+        _call(dist.SpanningTree),
+        lambda g, b: torch.tensor([[0, 1], [1, 2], [1, 3]]),
     ),
     "StableWithLogProb": Case(
-        lambda g, b: {"stability": 1.0 + 0.7 * g.unit(*b), "skew": 0.5 * g.unit(*b), "scale": g.positive(*b), "loc": g.real(*b)},
+        lambda g, b: {
+            "stability": 1.0 + 0.7 * g.unit(*b),
+            "skew": 0.5 * g.unit(*b),
+            "scale": g.positive(*b),
+            "loc": g.real(*b),
+        },
         _call(dist.StableWithLogProb),
         lambda g, b: g.real(*b),
     ),
     "StudentT": Case(_with(_LOC_SCALE, df="positive"), _call(dist.StudentT)),
     "TransformedDistribution": Case(
         _LOC_SCALE,
-        lambda p: dist.TransformedDistribution(dist.Normal(**p), [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(1.0, 2.0)]),
+        lambda p: dist.TransformedDistribution(
+            dist.Normal(**p), [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(1.0, 2.0)]
+        ),
     ),
-    "TruncatedPolyaGamma": Case(lambda g, b: {}, lambda p: dist.TruncatedPolyaGamma(torch.ones(2, dtype=torch.get_default_dtype())), lambda g, b: g.unit(2)),
-    "Uniform": Case(lambda g, b: {"low": g.real(*b), "width": g.positive(*b)}, lambda p: dist.Uniform(p["low"], p["low"] + p["width"])),
+    "TruncatedPolyaGamma": Case(
+        lambda g, b: {},
+        lambda p: dist.TruncatedPolyaGamma(torch.ones(2, dtype=torch.get_default_dtype())),
+        lambda g, b: g.unit(2),
+    ),
+    "Uniform": Case(
+        lambda g, b: {"low": g.real(*b), "width": g.positive(*b)},
+        lambda p: dist.Uniform(p["low"], p["low"] + p["width"]),
+    ),
     "Unit": Case(_params(log_factor="real"), _call(dist.Unit), lambda g, b: torch.zeros(*b, 0)),
     "VonMises": Case(_params(loc="real", concentration="positive"), _call(dist.VonMises)),
     "VonMises3D": Case(
-        lambda g, b: {"concentration": g.real(3)}, _call(dist.VonMises3D), lambda g, b: torch.nn.functional.normalize(g.real(*b, 3), dim=-1)
+        lambda g, b: {"concentration": g.real(3)},
+        _call(dist.VonMises3D),
+        lambda g, b: torch.nn.functional.normalize(g.real(*b, 3), dim=-1),
     ),
     "Weibull": Case(_params(scale="positive", concentration="positive"), _call(dist.Weibull)),
     "Wishart": Case(
-        lambda g, b: {"df": 4.0 + g.positive(*b), "scale_tril": g.tril(*b, 3, 3)}, _call(dist.Wishart), lambda g, b: g.spd(*b, 3, 3)
+        lambda g, b: {"df": 4.0 + g.positive(*b), "scale_tril": g.tril(*b, 3, 3)},
+        _call(dist.Wishart),
+        lambda g, b: g.spd(*b, 3, 3),
     ),
     "Wishart-covariance": Case(
-        lambda g, b: {"df": 4.0 + g.positive(*b), "covariance_matrix": g.spd(*b, 3, 3)}, _call(dist.Wishart), lambda g, b: g.spd(*b, 3, 3)
+        lambda g, b: {"df": 4.0 + g.positive(*b), "covariance_matrix": g.spd(*b, 3, 3)},
+        _call(dist.Wishart),
+        lambda g, b: g.spd(*b, 3, 3),
     ),
     "ZeroInflatedDistribution": Case(
-        _params(rate="positive", gate="unit"), lambda p: dist.ZeroInflatedDistribution(dist.Poisson(p["rate"]), gate=p["gate"]), _counts(4)
+        _params(rate="positive", gate="unit"),
+        lambda p: dist.ZeroInflatedDistribution(dist.Poisson(p["rate"]), gate=p["gate"]),
+        _counts(4),
     ),
     "ZeroInflatedNegativeBinomial": Case(
-        _params(total_count="positive", logits="real", gate_logits="real"), _call(dist.ZeroInflatedNegativeBinomial), _counts(4)
+        _params(total_count="positive", logits="real", gate_logits="real"),
+        _call(dist.ZeroInflatedNegativeBinomial),
+        _counts(4),
     ),
     "ZeroInflatedPoisson": Case(_params(rate="positive", gate="unit"), _call(dist.ZeroInflatedPoisson), _counts(4)),
 }

@@ -56,7 +56,9 @@ class Gen:
         return self.ints(high, *shape).to(self.dtype)
 
 
-def translate(function: Callable[[dict[str, Any]], Any], inputs: Mapping[str, torch.Tensor]) -> tuple[Graph, dict[str, Any]]:
+def translate(
+    function: Callable[[dict[str, Any]], Any], inputs: Mapping[str, torch.Tensor]
+) -> tuple[Graph, dict[str, Any]]:
     recorder = Recorder()
     return trace(lambda x: _named(function(x)), {k: v.detach().clone() for k, v in inputs.items()}, recorder)
 
@@ -80,7 +82,10 @@ def compare(
 
     leaves = {k: v.detach().clone().requires_grad_(k in moving) for k, v in inputs.items()}
     outputs = _named(function(leaves))
-    weights = {k: torch.linspace(0.5, 1.5, max(v.numel(), 1), dtype=torch.float64)[: v.numel()].reshape(v.shape) for k, v in outputs.items()}
+    weights = {
+        k: torch.linspace(0.5, 1.5, max(v.numel(), 1), dtype=torch.float64)[: v.numel()].reshape(v.shape)
+        for k, v in outputs.items()
+    }
     total = sum((v * weights[k].to(v.dtype)).sum() for k, v in outputs.items() if v.is_floating_point())
     wanted: Any = [None] * len(moving)
     if moving and isinstance(total, torch.Tensor) and total.requires_grad:
@@ -93,7 +98,9 @@ def compare(
             execution = Execution(graph, {**rest, **moved}, constants)
             found = {k: execution.output(k) for k in outputs}
             parts = [
-                jnp.sum(v * jnp.asarray(weights[k].numpy(), v.dtype)) for k, v in found.items() if jnp.issubdtype(v.dtype, jnp.floating)
+                jnp.sum(v * jnp.asarray(weights[k].numpy(), v.dtype))
+                for k, v in found.items()
+                if jnp.issubdtype(v.dtype, jnp.floating)
             ]
             return sum(parts[1:], parts[0]) if parts else jnp.zeros(()), found
 

@@ -7,9 +7,9 @@ import inspect
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro_distribution_cases import CASES, EXCLUDED, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyro_distribution_cases import CASES, EXCLUDED, Case
 from pyro_translation import QUICK, TOLERANCE, Gen, compare
 
 

@@ -54,8 +54,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LSTMCell": (lambda: _First(nn.LSTMCell(3, 4)), (3,)),
     "GRUCell": (lambda: nn.GRUCell(3, 4), (3,)),
     "MultiheadAttention": (lambda: _SelfAttention(), (5, 4)),
-    "TransformerEncoderLayer": (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True).eval(), (5, 4)),
-    "TransformerDecoderLayer": (lambda: _Twice(nn.TransformerDecoderLayer(4, 2, 8, dropout=0.0, batch_first=True)), (5, 4)),
+    "TransformerEncoderLayer": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True).eval(),
+        (5, 4),
+    ),
+    "TransformerDecoderLayer": (
+        lambda: _Twice(nn.TransformerDecoderLayer(4, 2, 8, dropout=0.0, batch_first=True)),
+        (5, 4),
+    ),
     "Dropout-eval": (lambda: nn.Dropout(0.5).eval(), (4,)),
     "weight-norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,)),
     "Embedding": (lambda: _Embed(nn.Embedding(5, 3, padding_idx=1)), (4,)),

@@ -73,7 +73,13 @@ def join(parameters: Parameters, target: Target, static: AbstractGuide) -> tuple
 
 
 def log_weights(
-    key: Key, target: Target, guide: AbstractGuide, num_particles: int, batch: Batch | None, *, density: AbstractGuide | None = None
+    key: Key,
+    target: Target,
+    guide: AbstractGuide,
+    num_particles: int,
+    batch: Batch | None,
+    *,
+    density: AbstractGuide | None = None,
 ) -> Float[Array, " k"]:
     """Log-weights of K draws of the guide.
 
@@ -83,7 +89,8 @@ def log_weights(
         guide: the law that is drawn from.
         num_particles: K.
         batch: minibatch indices.
-        density: evaluates log q at the draws instead of the guide (the guide with stopped parameters, for path gradients).
+        density: evaluates log q at the draws instead of the guide (the guide with stopped parameters, for path
+            gradients).
     """
 
     def one(key: Key) -> Array:

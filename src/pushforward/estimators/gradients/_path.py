@@ -16,16 +16,16 @@ from ._base import AbstractGradient, Estimate, Parameters, join, log_weights, sp
 class Path(AbstractGradient):
     """Path gradient: sum_k (F_k - F_kk) (d l_k / d z_k) (d z_k / d phi), the score of q removed in expectation.
 
-    F_k and F_kk are the first and second derivatives of the objective in l_k. For the ELBO it is sticking-the-landing: the
-    gradient is exactly zero, draw by draw, where q equals the posterior. Learnable model parameters get the plain gradient
-    sum_k F_k d log p_k / d theta.
+    F_k and F_kk are the first and second derivatives of the objective in l_k. For the ELBO it is sticking-the-landing:
+    the gradient is exactly zero, draw by draw, where q equals the posterior. Learnable model parameters get the plain
+    gradient sum_k F_k d log p_k / d theta.
 
-    Unbiased for every twice differentiable objective and reparameterised guide. Far from the optimum its variance can exceed
-    that of `Reparam`. Cost: that of `Reparam` plus one evaluation of log q per particle, and a second backward pass when the
-    model itself has learnable parameters.
+    Unbiased for every twice differentiable objective and reparameterised guide. Far from the optimum its variance can
+    exceed that of `Reparam`. Cost: that of `Reparam` plus one evaluation of log q per particle, and a second backward
+    pass when the model itself has learnable parameters.
 
-    Reference: Roeder et al., Sticking the landing, arXiv:1703.09194, eq. 5; Tucker et al., Doubly reparameterized gradient
-    estimators, arXiv:1810.04152, eq. 8.
+    Reference: Roeder et al., Sticking the landing, arXiv:1703.09194, eq. 5; Tucker et al., Doubly reparameterized
+    gradient estimators, arXiv:1810.04152, eq. 8.
     """
 
     def value_and_grad(

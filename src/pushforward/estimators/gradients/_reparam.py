@@ -15,8 +15,8 @@ from ._base import AbstractGradient, Estimate, Parameters, join, log_weights, sp
 class Reparam(AbstractGradient):
     """Pathwise gradient: sum_k F_k d l_k / d phi, with F_k = dF/dl_k and z_k = T_phi(eps_k).
 
-    Unbiased for every differentiable objective. Its variance does not vanish at the optimum, because it contains the score of
-    q, whose mean is zero. Cost: one value-and-gradient of target and guide per particle.
+    Unbiased for every differentiable objective. Its variance does not vanish at the optimum, because it contains the
+    score of q, whose mean is zero. Cost: one value-and-gradient of target and guide per particle.
 
     Reference: Kingma and Welling, Auto-encoding variational Bayes, arXiv:1312.6114, eq. 6.
     """

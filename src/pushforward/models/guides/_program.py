@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .._arguments import Static, program_name
 from .._numpyro import NumPyroProgram, build_program
-from .._numpyro_run import Binding, site_term, run
+from .._numpyro_run import Binding, run, site_term
 from .._program import AbstractProgram, Plate, Site
 from .._target import Target
 from .._types import Batch, Key, Position, Values
@@ -68,7 +68,9 @@ class ProgramGuide(AbstractGuide):
     def trainable(self) -> Any:
         """See `AbstractGuide.trainable`: the program's parameters only."""
         none = jax.tree.map(lambda _: False, self)
-        return eqx.tree_at(lambda g: g.params, none, jax.tree.map(eqx.is_inexact_array, self.params), is_leaf=lambda x: x is None)
+        return eqx.tree_at(
+            lambda g: g.params, none, jax.tree.map(eqx.is_inexact_array, self.params), is_leaf=lambda x: x is None
+        )
 
     def fresh(self, key: Key) -> ProgramGuide:
         """The guide with new initial parameters where their start is random."""
@@ -119,12 +121,14 @@ def program_guide(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProgramG
     """Use a NumPyro program as a guide.
 
     Args:
-        fn: a NumPyro program whose sample sites are the model's latent sites, with ``numpyro.param`` for what is learned.
+        fn: a NumPyro program whose sample sites are the model's latent sites, with ``numpyro.param`` for what is
+            learned.
         *args: its arguments; none given means the model's own arguments.
         **kwargs: likewise.
 
     Returns:
-        An unbound guide; `pf.fit` binds it to the model and checks that sites, shapes, plates and minibatch scales agree.
+        An unbound guide; `pf.fit` binds it to the model and checks that sites, shapes, plates and minibatch scales
+        agree.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist
@@ -145,21 +149,22 @@ def check_guide(guide: AbstractProgram, model: AbstractProgram, name: str) -> No
     missing, extra = sorted(set(p) - set(q)), sorted(set(q) - set(p))
     if missing or extra:
         raise ValueError(
-            f"The guide '{name}' and {model.source} have different latent sites: the guide lacks {missing} and has extra {extra}. Expected "
-            f"exactly the model's latent sites {sorted(p)}, under the same names."
+            f"The guide '{name}' and {model.source} have different latent sites: the guide lacks {missing} and has "
+            f"extra {extra}. Expected exactly the model's latent sites {sorted(p)}, under the same names."
         )
     model_plates = {plate.name: plate for plate in model.plates}
     for plate in guide.plates:
         twin = model_plates.get(plate.name)
         if plate.subsample_size is not None and (twin is None or twin.subsample_size is None):
             raise ValueError(
-                f"The guide '{name}' subsamples the plate '{plate.name}', which the model does not: their minibatch scales would disagree. "
-                "Expected a plate of the same name, size and subsample_size in the model."
+                f"The guide '{name}' subsamples the plate '{plate.name}', which the model does not: their minibatch "
+                "scales would disagree. Expected a plate of the same name, size and subsample_size in the model."
             )
         if twin is not None and (twin.size, twin.subsample_size) != (plate.size, plate.subsample_size):
             raise ValueError(
-                f"Plate '{plate.name}' has size {plate.size} and subsample_size {plate.subsample_size} in the guide '{name}', but size "
-                f"{twin.size} and subsample_size {twin.subsample_size} in the model: the minibatch scales disagree. Use the same numbers."
+                f"Plate '{plate.name}' has size {plate.size} and subsample_size {plate.subsample_size} in the guide "
+                f"'{name}', but size {twin.size} and subsample_size {twin.subsample_size} in the model: the minibatch "
+                "scales disagree. Use the same numbers."
             )
     for site_name, site in p.items():
         _check_site(q[site_name], site, name)
@@ -167,16 +172,17 @@ def check_guide(guide: AbstractProgram, model: AbstractProgram, name: str) -> No
 
 def _check_site(q: Site, p: Site, name: str) -> None:
     if q.shape != p.shape:
-        raise ValueError(f"Site '{p.name}' has shape {q.shape} in the guide '{name}' and {p.shape} in the model: expected equal shapes.")
+        raise ValueError(
+            f"Site '{p.name}' has shape {q.shape} in the guide '{name}' and {p.shape} in the model: expected equal "
+            "shapes."
+        )
 
     def subsampled(site: Site) -> set[Plate]:
         return {plate for plate in site.plates if plate.subsample_size is not None}
 
     if {x.name for x in subsampled(q)} != {x.name for x in subsampled(p)}:
         raise ValueError(
-            f"Site '{p.name}' lies in the subsampled plate(s) {sorted(x.name for x in subsampled(p))} in the model and in "
-            f"{sorted(x.name for x in subsampled(q))} in the guide '{name}': the minibatch scales of log p and log q would disagree. "
-            "Put the site inside a plate of the same name, size and subsample_size."
+            f"Site '{p.name}' lies in the subsampled plate(s) {sorted(x.name for x in subsampled(p))} in the model and "
+            f"in {sorted(x.name for x in subsampled(q))} in the guide '{name}': the minibatch scales of log p and log "
+            "q would disagree. Put the site inside a plate of the same name, size and subsample_size."
         )
-
-

@@ -1,8 +1,8 @@
 """Distributions of Pyro whose log-density branches on values, without the branch. Imports torch and pyro.
 
-Load only from inside a function. The stable density interpolates where its integral is singular (alpha near 1, z near 0)
-and does so only if some element needs it: here both forms are computed for every element and one is selected, which is
-the same function. The sine bivariate von Mises density sums a series of Bessel functions whose length follows the
+Load only from inside a function. The stable density interpolates where its integral is singular (alpha near 1, z near
+0) and does so only if some element needs it: here both forms are computed for every element and one is selected, which
+is the same function. The sine bivariate von Mises density sums a series of Bessel functions whose length follows the
 concentrations above a minimum: here it has the minimum length, which is exact to rounding up to concentrations of 500.
 """
 

@@ -15,7 +15,8 @@ from ._host import Host
 class CallbackRun:
     """Like `Execution`, with ``jax.pure_callback`` into torch and torch's own gradient.
 
-    Reverse mode only: second derivatives and forward mode are not available. Under ``vmap`` torch is called once per element.
+    Reverse mode only: second derivatives and forward mode are not available. Under ``vmap`` torch is called once per
+    element.
 
     Args:
         host: model and arguments.
@@ -48,7 +49,9 @@ class CallbackRun:
         if name not in self._cache:
             # Bounds and scales are asked for while later latents are still unknown, so they are computed on their own.
             early = name.partition("/")[0] in ("support", "scale")
-            wanted = (name,) if early else tuple(k for k in self._shapes if k.partition("/")[0] not in ("support", "scale"))
+            wanted = (
+                (name,) if early else tuple(k for k in self._shapes if k.partition("/")[0] not in ("support", "scale"))
+            )
             self._cache.update(self._call(wanted))
         return self._cache[name]
 

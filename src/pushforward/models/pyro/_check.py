@@ -49,9 +49,13 @@ def check(
     for draw in draws:
         inputs = density.inputs(draw, lift=set(lifted), indices=indices)
         arrays = {k: jnp.asarray(_numpy(v)) for k, v in inputs.items()}
-        terms, gradient = compiled(arrays, {k: jnp.asarray(v) for k, v in constants.items() if k in graph.constants.values()})
+        terms, gradient = compiled(
+            arrays, {k: jnp.asarray(v) for k, v in constants.items() if k in graph.constants.values()}
+        )
         # The reference uses the program's own data and its own indexing, so that lifting the data is checked as well.
-        expected_terms, expected_gradient = reference(density, density.inputs(draw, lift=set(), indices=indices), moving)
+        expected_terms, expected_gradient = reference(
+            density, density.inputs(draw, lift=set(), indices=indices), moving
+        )
         tolerance = 1e-8 if all(t.dtype == torch.float64 for t in expected_terms.values()) else 1e-4
         _compare(terms, expected_terms, gradient, expected_gradient, tolerance)
 
@@ -61,7 +65,10 @@ def reference(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Terms and gradient of their scaled sum, by torch."""
     with torch.enable_grad():
-        leaves = {k: v if isinstance(v, torch.nn.Parameter) else v.detach().clone().requires_grad_(k in moving) for k, v in inputs.items()}
+        leaves = {
+            k: v if isinstance(v, torch.nn.Parameter) else v.detach().clone().requires_grad_(k in moving)
+            for k, v in inputs.items()
+        }
         outputs = density(leaves)
         terms = {k: v for k, v in outputs.items() if k.startswith("term/")}
         total = _total(terms, {k: v for k, v in outputs.items() if k.startswith("scale/")}, torch)
@@ -104,7 +111,9 @@ def _compare(
 ) -> None:
     for name, expected in expected_terms.items():
         _same(terms[name], _numpy(expected), tolerance, f"the log-probability of site '{name.partition('/')[2]}'")
-    scale = max([1.0] + [float(np.abs(g[np.isfinite(g)]).max(initial=0.0)) for g in map(_numpy, expected_gradient.values())])
+    scale = max(
+        [1.0] + [float(np.abs(g[np.isfinite(g)]).max(initial=0.0)) for g in map(_numpy, expected_gradient.values())]
+    )
     for name, wanted in expected_gradient.items():
         array = _numpy(wanted)
         if np.isfinite(array).all():
@@ -125,10 +134,9 @@ def _same(got: Any, expected: np.ndarray[Any, Any], tolerance: float, what: str,
     else:
         difference = float("nan")
     raise ValueError(
-        f"The compiled program differs from torch in {what}: expected agreement to {tolerance:g} (relative), got a difference of "
-        f"{difference:.3g} at magnitude {size:.3g}. A tensor whose value was fixed while tracing (x.data, numpy calls, .item()) or a custom "
-        "autograd Function is the usual cause. Rewrite that part with differentiable torch operations, correct a lowering you "
+        f"The compiled program differs from torch in {what}: expected agreement to {tolerance:g} (relative), got a "
+        f"difference of {difference:.3g} at magnitude {size:.3g}. A tensor whose value was fixed while tracing "
+        "(x.data, numpy calls, .item()) or a custom autograd Function is the usual cause. Rewrite that part with "
+        "differentiable torch operations, correct a lowering you "
         'registered, or pass backend="callback" (slow).'
     )
-
-

@@ -94,7 +94,9 @@ def compile_model(
             raise ValueError(f"The model '{name}' cannot be compiled. {error}") from None
 
 
-def _compile(density: Density, structure: Structure, indices: dict[str, torch.Tensor] | None, lift: set[str]) -> Compiled:
+def _compile(
+    density: Density, structure: Structure, indices: dict[str, torch.Tensor] | None, lift: set[str]
+) -> Compiled:
     full, constants = _trace(density, lift, None)
     lifted = frozenset(lift - density.computed)
     minibatch = None
@@ -117,10 +119,13 @@ def _trace(
     try:
         return trace(lambda x: density(x, recorder), inputs, recorder)
     except UnknownOperation as error:
-        listed = "; ".join(f"{op} at site '{origin.site}' ({origin.line or 'line unknown'})" for op, origin in error.found[:5])
+        listed = "; ".join(
+            f"{op} at site '{origin.site}' ({origin.line or 'line unknown'})" for op, origin in error.found[:5]
+        )
         first = error.found[0][0]
         raise CompilationError(
-            f"No JAX lowering is known for {len(error.found)} operation(s): {listed}. Expected operations that pushforward can translate. "
+            f"No JAX lowering is known for {len(error.found)} operation(s): {listed}. Expected operations that "
+            "pushforward can translate. "
             f'Register one, pf.register_lowering("{first}", fn) with fn the same operation in JAX, or pass backend="callback", which '
             "runs the model in torch at every evaluation (slow)."
         ) from None
@@ -137,7 +142,8 @@ def _trace(
 def _unexpected(recorder: Recorder, error: Exception) -> str:
     first = str(error).strip().splitlines()
     return (
-        f"Tracing it failed at or after site '{recorder.site}' with {type(error).__name__}: {first[0] if first else ''} Expected a model "
+        f"Tracing it failed at or after site '{recorder.site}' with {type(error).__name__}: "
+        f"{first[0] if first else ''} Expected a model "
         'whose density torch can trace; pass backend="callback" to run it in torch at every evaluation (slow).'
     )
 
@@ -171,7 +177,9 @@ def _liftable(density: Density, indices: dict[str, torch.Tensor] | None) -> set[
         msg = own[name]
         chosen = bind._select(structure.observed[name], msg)
         value = torch.as_tensor(msg["value"])
-        if value.shape == chosen.shape and torch.equal(torch.nan_to_num(value.float()), torch.nan_to_num(chosen.float())):
+        if value.shape == chosen.shape and torch.equal(
+            torch.nan_to_num(value.float()), torch.nan_to_num(chosen.float())
+        ):
             out.add(name)
     return out
 
@@ -188,7 +196,7 @@ def _refuse_missing_x64(compiled: Compiled) -> None:
 def double_precision_message(where: str) -> str:
     """The error for a double-precision model in single-precision JAX."""
     return (
-        f"The Pyro model computes in float64 ({where}), but JAX has 64-bit types switched off and would round every value to float32. "
-        "Expected matching precision: call pf.enable_x64() before anything else, or make the model float32 "
-        "(torch.set_default_dtype(torch.float32), data.float(), module.float())."
+        f"The Pyro model computes in float64 ({where}), but JAX has 64-bit types switched off and would round every "
+        "value to float32. Expected matching precision: call pf.enable_x64() before anything else, or make the model "
+        "float32 (torch.set_default_dtype(torch.float32), data.float(), module.float())."
     )

@@ -98,7 +98,10 @@ def convert(
             literals[i] = text
         else:
             # Named by content: variants of one program share their arrays.
-            name = "constant_" + hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:16]
+            name = (
+                "constant_"
+                + hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:16]
+            )
             lifted[i] = name
             arrays[name] = array
     custom = {n.op: f for n in kept if (f := find_registered(n.op)) is not None}

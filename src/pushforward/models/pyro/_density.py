@@ -24,13 +24,20 @@ class Density:
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], data: Mapping[str, Any], structure: Structure
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        data: Mapping[str, Any],
+        structure: Structure,
     ) -> None:
         self.model, self.args, self.kwargs, self.data, self.structure = model, args, dict(kwargs), dict(data), structure
         self.computed: set[str] = set()
         self.buffers = [(m, k) for m in structure.modules for k, b in m._buffers.items() if b is not None]
 
-    def inputs(self, draw: int, *, lift: set[str], indices: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    def inputs(
+        self, draw: int, *, lift: set[str], indices: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Example inputs: one of the draws, the program's data and parameters."""
         s = self.structure
         latents = self._selected(s.draws[draw], indices)
@@ -41,13 +48,20 @@ class Density:
         out.update({f"buffer/{i}": m._buffers[k].detach().clone() for i, (m, k) in enumerate(self.buffers)})  # type: ignore[union-attr]
         return out
 
-    def _selected(self, values: Mapping[str, torch.Tensor], indices: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    def _selected(
+        self, values: Mapping[str, torch.Tensor], indices: Mapping[str, torch.Tensor] | None
+    ) -> dict[str, torch.Tensor]:
         sites = {s.name: s for s in self.structure.sites}
         out: dict[str, torch.Tensor] = {}
         for name, value in values.items():
             for plate in sites[name].plates:
                 axis = plate.dim - sites[name].event_dim
-                if indices is not None and plate.name in indices and value.dim() >= -axis and value.shape[axis] == plate.size:
+                if (
+                    indices is not None
+                    and plate.name in indices
+                    and value.dim() >= -axis
+                    and value.shape[axis] == plate.size
+                ):
                     value = value.index_select(axis, indices[plate.name])
             out[name] = value
         return out
@@ -88,8 +102,8 @@ def _emit(msg: dict[str, Any], kinds: Mapping[str, str], outputs: dict[str, Any]
     kind = kinds.get(name)
     if kind is None:
         raise ValueError(
-            f"Site '{name}' appeared in one run of the model and not in another: expected the same sites in every run. A site behind a "
-            "random branch cannot be compiled."
+            f"Site '{name}' appeared in one run of the model and not in another: expected the same sites in every run. "
+            "A site behind a random branch cannot be compiled."
         )
     if kind == "deterministic":
         outputs[f"value/{name}"] = torch.as_tensor(value)

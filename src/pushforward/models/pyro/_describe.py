@@ -74,9 +74,13 @@ def describe(constraint: Any, bounds: list[torch.Tensor]) -> Support:
         if len(bounds) == before:
             return base
     if name == "_Cat" and not any(c.event_dim for c in constraint.cseq):
-        return Support("cat", (tuple(describe(c, bounds) for c in constraint.cseq), constraint.dim, tuple(constraint.lengths)))
+        return Support(
+            "cat", (tuple(describe(c, bounds) for c in constraint.cseq), constraint.dim, tuple(constraint.lengths))
+        )
     if name == "_Stack" and not any(c.event_dim for c in constraint.cseq):
-        return Support("cat", (tuple(describe(c, bounds) for c in constraint.cseq), constraint.dim, (1,) * len(constraint.cseq)))
+        return Support(
+            "cat", (tuple(describe(c, bounds) for c in constraint.cseq), constraint.dim, (1,) * len(constraint.cseq))
+        )
     raise ValueError(f"no bijection from unconstrained space onto the support {constraint} is known")
 
 

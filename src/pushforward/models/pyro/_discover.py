@@ -98,9 +98,9 @@ def discover(
             enumerated.append((name, -1 - depth - len(enumerated), cardinality))
     if depth + len(enumerated) > _MAX_DIMS:
         raise ValueError(
-            f"The program '{program_name(model)}' marks {len(enumerated)} discrete sites for enumeration: expected at most "
-            f"{_MAX_DIMS - depth}, because each takes an axis and torch allows 64. Put sites of one kind into a vectorised plate, or sum a "
-            "chain out by hand with pyro.distributions.DiscreteHMM."
+            f"The program '{program_name(model)}' marks {len(enumerated)} discrete sites for enumeration: expected at "
+            f"most {_MAX_DIMS - depth}, because each takes an axis and torch allows 64. Put sites of one kind into a "
+            "vectorised plate, or sum a chain out by hand with pyro.distributions.DiscreteHMM."
         )
     kinds = {s.name: s.kind for s in sites}
     return Structure(
@@ -135,7 +135,8 @@ def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, 
         reason = str(error).split("\n Trace Shapes")[0].strip().splitlines()
         raise ValueError(
             f"Running the model '{program_name(model)}' failed at or after site '{bind.record.last}': "
-            f"{reason[0] if reason else type(error).__name__} Expected arguments whose shapes and values fit the model; got shapes {shapes}."
+            f"{reason[0] if reason else type(error).__name__} Expected arguments whose shapes and values fit the "
+            f"model; got shapes {shapes}."
         ) from error
 
 
@@ -189,21 +190,25 @@ def _plates(record: Record) -> dict[str, Plate]:
             if frame.dim is None:
                 if frame.name in record.declared:
                     raise ValueError(
-                        f"Plate '{frame.name}' is a sequential plate (for ... in pyro.plate) with subsample_size: its minibatch would "
-                        "steer a Python loop. Expected a vectorised plate, `with pyro.plate(...) as indices:`."
+                        f"Plate '{frame.name}' is a sequential plate (for ... in pyro.plate) with subsample_size: its "
+                        "minibatch would steer a Python loop. Expected a vectorised plate, `with pyro.plate(...) as "
+                        "indices:`."
                     )
                 continue
             known = out.get(frame.name)
             if known is not None and (known.size, known.dim) != (frame.size, frame.dim):
                 raise ValueError(
-                    f"Plate '{frame.name}' is used with size {known.size} at dim {known.dim} and with size {frame.size} at dim "
-                    f"{frame.dim}: expected one size and one dim per plate name. Rename one of them."
+                    f"Plate '{frame.name}' is used with size {known.size} at dim {known.dim} and with size "
+                    f"{frame.size} at dim {frame.dim}: expected one size and one dim per plate name. Rename one of "
+                    "them."
                 )
             out[frame.name] = Plate(frame.name, int(frame.size), int(frame.dim), record.declared.get(frame.name))
     return out
 
 
-def _site(name: str, msg: dict[str, Any], plates: tuple[Plate, ...], supports: dict[str, Support], latent: set[str] | None) -> Site:
+def _site(
+    name: str, msg: dict[str, Any], plates: tuple[Plate, ...], supports: dict[str, Support], latent: set[str] | None
+) -> Site:
     fn, value = msg["fn"], torch.as_tensor(msg["value"])
     shape = tuple(value.shape)
     if msg["infer"].get("_deterministic"):
@@ -225,8 +230,8 @@ def _site(name: str, msg: dict[str, Any], plates: tuple[Plate, ...], supports: d
             else "it has no finite enumeration and cannot be summed out: marginalise it by hand or replace it by a continuous site"
         )
         raise ValueError(
-            f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or finite discrete ones marked "
-            f"for enumeration; {remedy}. If it is data, pass it as obs=."
+            f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or "
+            f"finite discrete ones marked for enumeration; {remedy}. If it is data, pass it as obs=."
         )
     bounds: list[torch.Tensor] = []
     try:
@@ -234,10 +239,13 @@ def _site(name: str, msg: dict[str, Any], plates: tuple[Plate, ...], supports: d
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
             f"Site '{name}' ({type(fn).__name__}) cannot be a latent site: {error}. Expected a support that "
-            "numpyro.distributions.biject_to knows; reparametrise the site (pyro.poutine.reparam) or choose another distribution."
+            "numpyro.distributions.biject_to knows; reparametrise the site (pyro.poutine.reparam) or choose another "
+            "distribution."
         ) from error
     if not value.is_floating_point():
-        raise ValueError(f"Site '{name}' has dtype {value.dtype}: expected floating-point values at a continuous latent site.")
+        raise ValueError(
+            f"Site '{name}' has dtype {value.dtype}: expected floating-point values at a continuous latent site."
+        )
     supports[name] = _with_text(support, bounds)
     constraint = constraint_of(support, [b.detach().numpy() for b in bounds], len(shape), value.detach().numpy().dtype)
     unconstrained = tuple(biject_to(constraint).inverse_shape(shape))
@@ -280,8 +288,9 @@ def _params(record: Record, model: Callable[..., Any]) -> dict[str, Param]:
             ) from error
         if not torch.as_tensor(msg["value"]).is_floating_point():
             raise ValueError(
-                f"The learnable parameter '{name}' has dtype {msg['value'].dtype}: expected a floating-point initial value, because it is "
-                "moved along a gradient. Write e.g. torch.tensor(3.0) instead of torch.tensor(3), or make it a plain argument."
+                f"The learnable parameter '{name}' has dtype {msg['value'].dtype}: expected a floating-point initial "
+                "value, because it is moved along a gradient. Write e.g. torch.tensor(3.0) instead of torch.tensor(3), "
+                "or make it a plain argument."
             )
         value = raw if raw is not None and raw.shape == msg["value"].shape else msg["value"]
         out[name] = Param(value.detach(), raw, support, tuple(b.detach() for b in bounds))
@@ -299,5 +308,3 @@ def _is_pyro_module(module: torch.nn.Module) -> bool:
     from pyro.nn import PyroModule
 
     return isinstance(module, PyroModule)
-
-

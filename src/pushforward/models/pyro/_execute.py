@@ -76,8 +76,9 @@ class Execution:
         lowering = self._graph.custom.get(node.op) or find_lowering(node.op)
         if lowering is None:
             raise ValueError(
-                f"The operation {node.op} (site '{node.origin.site}', {node.origin.line or 'line unknown'}) has no JAX lowering in this "
-                "process: expected the lowering that was registered when the program was compiled. Call pf.register_lowering again."
+                f"The operation {node.op} (site '{node.origin.site}', {node.origin.line or 'line unknown'}) has no JAX "
+                "lowering in this process: expected the lowering that was registered when the program was compiled. "
+                "Call pf.register_lowering again."
             )
         args = tuple(self._resolve(a) for a in node.args)
         kwargs = {k: self._resolve(v) for k, v in node.kwargs}
@@ -88,8 +89,9 @@ class Execution:
         result: Array = jax.lax.convert_element_type(jnp.asarray(out), canonical(node.dtype))
         if result.shape != node.shape:
             raise ValueError(
-                f"The JAX lowering of {node.op} (site '{node.origin.site}', {node.origin.line or 'line unknown'}) returned shape "
-                f"{result.shape}: expected {node.shape}, the shape that torch computes. Correct the lowering."
+                f"The JAX lowering of {node.op} (site '{node.origin.site}', {node.origin.line or 'line unknown'}) "
+                f"returned shape {result.shape}: expected {node.shape}, the shape that torch computes. Correct the "
+                "lowering."
             )
         return result
 

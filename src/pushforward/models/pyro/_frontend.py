@@ -27,15 +27,16 @@ def from_pyro(
 ) -> Target:
     """Make a target of a Pyro program by compiling its log density to JAX.
 
-    The model is run under Pyro's own handlers, its log-probability is traced to a graph of torch operations, and the graph
-    is interpreted in JAX: values and gradients agree with torch to rounding and cost what JAX code costs. A position is
-    ``{latent site: unconstrained array}``, in the same space as that of the NumPyro twin of the program.
+    The model is run under Pyro's own handlers, its log-probability is traced to a graph of torch operations, and the
+    graph is interpreted in JAX: values and gradients agree with torch to rounding and cost what JAX code costs. A
+    position is ``{latent site: unconstrained array}``, in the same space as that of the NumPyro twin of the program.
 
-    What is understood: constrained sites of every kind that NumPyro has a bijection for, bounds that depend on other sites,
-    deterministic sites, factors, improper priors, plates with ``subsample_size`` (minibatches with given indices), discrete
-    sites marked ``infer={"enumerate": "parallel"}`` (summed out exactly), ``pyro.param``, `PyroModule`, ``pyro.module`` and
-    the weights of a model that is itself an ``nn.Module`` (learnable parameters), ``pyro.poutine`` handlers, masks and
-    scales, in-place operations. Modules that are used without being registered are constants, as in Pyro.
+    What is understood: constrained sites of every kind that NumPyro has a bijection for, bounds that depend on other
+    sites, deterministic sites, factors, improper priors, plates with ``subsample_size`` (minibatches with given
+    indices), discrete sites marked ``infer={"enumerate": "parallel"}`` (summed out exactly), ``pyro.param``,
+    `PyroModule`, ``pyro.module`` and the weights of a model that is itself an ``nn.Module`` (learnable parameters),
+    ``pyro.poutine`` handlers, masks and scales, in-place operations. Modules that are used without being registered are
+    constants, as in Pyro.
 
     Args:
         model: a Pyro model, possibly wrapped in handlers, or a `PyroModule`.
@@ -43,20 +44,20 @@ def from_pyro(
             default dtype.
         coords: labels per dimension, ``{dim: labels}``; plate names are dimensions.
         dims: names of the axes that no plate owns, ``{site: names}``.
-        backend: ``"jax"`` compiles. ``"callback"`` runs the model in torch at every evaluation: any model works, but it is
-            hundreds of times slower, has first derivatives only, and a vectorised call runs torch once per element.
+        backend: ``"jax"`` compiles. ``"callback"`` runs the model in torch at every evaluation: any model works, but it
+            is hundreds of times slower, has first derivatives only, and a vectorised call runs torch once per element.
         **kwargs: the model's keyword arguments.
 
     Returns:
-        A `Target`. Building it runs the model about ten times and compiles the density once, to compare value and gradient
-        with torch at three draws. The model, Pyro's parameter store and random states are left as they were.
+        A `Target`. Building it runs the model about ten times and compiles the density once, to compare value and
+        gradient with torch at three draws. The model, Pyro's parameter store and random states are left as they were.
 
     Raises:
         ImportError: if torch or Pyro is not installed.
         ValueError: if arguments are missing, unknown or empty; if a discrete site is not marked for enumeration; if the
-            model uses an operation without a lowering (see `register_lowering`), branches on the value of a latent site, or
-            draws random numbers inside its density; if it is a float64 model and JAX's 64-bit types are off; if the
-            compiled density differs from torch's by more than 1e-8 (float64) or 1e-4 (float32), relative.
+            model uses an operation without a lowering (see `register_lowering`), branches on the value of a latent
+            site, or draws random numbers inside its density; if it is a float64 model and JAX's 64-bit types are off;
+            if the compiled density differs from torch's by more than 1e-8 (float64) or 1e-4 (float32), relative.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -68,17 +69,24 @@ def from_pyro(
         1
     """
     if not callable(model):
-        raise ValueError(f"Expected a Pyro model (a callable), got {type(model).__name__}: pass the function itself, not its result.")
+        raise ValueError(
+            f"Expected a Pyro model (a callable), got {type(model).__name__}: pass the function itself, not its result."
+        )
     if backend not in ("jax", "callback"):
-        raise ValueError(f'Unknown backend {backend!r}: expected "jax" (compiled) or "callback" (torch at every evaluation, slow).')
+        raise ValueError(
+            f'Unknown backend {backend!r}: expected "jax" (compiled) or "callback" (torch at every evaluation, slow).'
+        )
     try:
         import pyro as _  # noqa: F401
     except ImportError as error:
-        raise ImportError('Pyro models need torch and pyro-ppl: install them with pip install "pushforward[pyro]".') from error
+        raise ImportError(
+            'Pyro models need torch and pyro-ppl: install them with pip install "pushforward[pyro]".'
+        ) from error
     named = bind_arguments(model, args, kwargs)
     if backend == "callback":
         warnings.warn(
-            f"The Pyro model '{program_name(model)}' runs in torch at every evaluation (backend=\"callback\"): expect it to be hundreds of "
+            f"The Pyro model '{program_name(model)}' runs in torch at every evaluation (backend=\"callback\"): expect "
+            "it to be hundreds of "
             'times slower than backend="jax", and first derivatives only.',
             stacklevel=2,
         )
@@ -87,8 +95,9 @@ def from_pyro(
         unset = unset_arguments(model, named)
         if unset:
             raise ValueError(
-                f"The model '{program_name(model)}' has no observed site, and its argument(s) {unset} were left at None: the "
-                f"posterior would be the prior. Expected the data, e.g. from_pyro({program_name(model)}, ..., {unset[-1]}=...)."
+                f"The model '{program_name(model)}' has no observed site, and its argument(s) {unset} were left at "
+                f"None: the posterior would be the prior. Expected the data, e.g. from_pyro({program_name(model)}, "
+                f"..., {unset[-1]}=...)."
             )
     return Target(program, coords=coords, dims=dims)
 
@@ -122,8 +131,8 @@ def build(
     for name, value in arrays.items():
         if value.size == 0:
             raise ValueError(
-                f"Argument '{name}' of the model '{program_name(model)}' is an empty array of shape {value.shape}: expected at least one "
-                "observation. Check how the data was loaded or filtered."
+                f"Argument '{name}' of the model '{program_name(model)}' is an empty array of shape {value.shape}: "
+                "expected at least one observation. Check how the data was loaded or filtered."
             )
     compiled = compile_model(model, args, kwargs, as_torch(data), latent=latent, callback=callback)
     structure = compiled.structure
@@ -134,7 +143,9 @@ def build(
     return PyroProgram(
         params=params,
         data=observed,
-        buffers={str(i): jnp.asarray(m._buffers[k].detach().numpy()) for i, (m, k) in enumerate(compiled.density.buffers)},
+        buffers={
+            str(i): jnp.asarray(m._buffers[k].detach().numpy()) for i, (m, k) in enumerate(compiled.density.buffers)
+        },
         constant_arrays={k: jnp.asarray(v) for k, v in compiled.constants.items()},
         arguments={k: jnp.asarray(v) for k, v in arrays.items() if not _is_observed(v, observed)},
         param_info=info,
@@ -168,7 +179,9 @@ def _unconstrained(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         value = jnp.asarray(param.value.numpy())
         bounds = tuple(jnp.asarray(b.numpy()) for b in param.bounds)
         info[name] = ParamInfo(param.support, bounds)
-        values[name] = value if is_real(param.support) else bijection(param.support, bounds, value.ndim, value.dtype).inv(value)
+        values[name] = (
+            value if is_real(param.support) else bijection(param.support, bounds, value.ndim, value.dtype).inv(value)
+        )
     return values, info
 
 

@@ -89,7 +89,9 @@ class Graph:
         for node in self.nodes:
             text.update(repr((node.index, node.op, node.args, node.kwargs, node.shape, node.dtype)).encode())
         for name, function in sorted(self.custom.items()):
-            text.update(f"{name}:{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}".encode())
+            text.update(
+                f"{name}:{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}".encode()
+            )
         return text.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -108,7 +110,9 @@ class Graph:
                 return f"input '{name}'"
         for node in self.nodes:
             if node.dtype in ("float64", "complex128"):
-                return f"operation {node.op} at site '{node.origin.site}'" + (f" ({node.origin.line})" if node.origin.line else "")
+                return f"operation {node.op} at site '{node.origin.site}'" + (
+                    f" ({node.origin.line})" if node.origin.line else ""
+                )
         return None
 
 

@@ -38,9 +38,9 @@ class Host:
         if self._content is None:
             if self._payload is None:
                 raise ValueError(
-                    "This program was saved without its torch model, which could not be pickled: simulation, new arguments and the "
-                    f"callback backend need it ({self._problem}). Expected a model that cloudpickle can save; define it without open "
-                    "files, locks or generators, or call pf.from_pyro again."
+                    "This program was saved without its torch model, which could not be pickled: simulation, new "
+                    f"arguments and the callback backend need it ({self._problem}). Expected a model that cloudpickle "
+                    "can save; define it without open files, locks or generators, or call pf.from_pyro again."
                 )
             import cloudpickle
 
@@ -63,7 +63,14 @@ class Host:
                 payload = cloudpickle.dumps(self._content)
             except Exception as error:  # any failure of a user's __reduce__ must not lose the checkpoint
                 problem = f"{type(error).__name__}: {error}"
-        return {"_content": None, "_payload": payload, "_problem": problem, "_token": self._token, "_cache": {}, "latent": self.latent}
+        return {
+            "_content": None,
+            "_payload": payload,
+            "_problem": problem,
+            "_token": self._token,
+            "_cache": {},
+            "latent": self.latent,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

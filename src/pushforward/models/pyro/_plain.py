@@ -1,7 +1,8 @@
 """Run a model in a form that can be traced. Imports torch and pyro: load only from inside a function.
 
 Argument checks read tensor values, fused kernels hide in-place writes and random states, custom autograd functions hide
-their operations, and a few distributions branch on values: while a model is traced, each is replaced by a plain equivalent.
+their operations, and a few distributions branch on values: while a model is traced, each is replaced by a plain
+equivalent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def plain_python() -> Iterator[None]:
     apply = torch.autograd.Function.__dict__["apply"]
     fast_path = torch.backends.mha.get_fastpath_enabled()
 
-    def unchecked(self: Any, batch_shape: Any = torch.Size(), event_shape: Any = torch.Size(), validate_args: Any = None) -> None:  # noqa: B008
+    def unchecked(
+        self: Any, batch_shape: Any = torch.Size(), event_shape: Any = torch.Size(), validate_args: Any = None
+    ) -> None:  # noqa: B008
         init(self, batch_shape, event_shape, validate_args=False)
 
     def forward_only(cls: Any, *args: Any, **kwargs: Any) -> Any:

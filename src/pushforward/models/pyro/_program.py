@@ -32,7 +32,8 @@ class ParamInfo(eqx.Module):
 class PyroProgram(AbstractProgram):
     """A Pyro model with its arguments, compiled to JAX. Built by `from_pyro`.
 
-    Observed data, module buffers and large constants are array leaves; the traced graphs are static and equal by content.
+    Observed data, module buffers and large constants are array leaves; the traced graphs are static and equal by
+    content.
     """
 
     params: dict[str, Any]
@@ -62,7 +63,9 @@ class PyroProgram(AbstractProgram):
     def example(self) -> Position:
         """A position of zeros with the structure and dtypes of every position."""
         dtypes = dict(self.dtypes)
-        return {s.name: jnp.zeros(s.unconstrained_shape or (), dtypes[s.name]) for s in self.sites if s.kind == "latent"}
+        return {
+            s.name: jnp.zeros(s.unconstrained_shape or (), dtypes[s.name]) for s in self.sites if s.kind == "latent"
+        }
 
     def evaluate(self, position: Position, batch: Batch | None = None) -> Evaluation:
         """See `AbstractProgram.evaluate`."""
@@ -79,7 +82,9 @@ class PyroProgram(AbstractProgram):
             else:
                 transform = self._transform(run, name, support, site, dtype)
                 values[name] = transform(u)
-                log_dets[name] = _weighted_sum(log_det(transform, u, values[name], site.event_dim), run.output(f"scale/{name}"))
+                log_dets[name] = _weighted_sum(
+                    log_det(transform, u, values[name], site.event_dim), run.output(f"scale/{name}")
+                )
             run.give(f"latent/{name}", values[name])
         terms = {k: Term(run.output(f"term/{k}"), run.output(f"scale/{k}")) for k in run.names("term/")}
         deterministics = {k: run.output(f"value/{k}") for k in run.names("value/")}
@@ -97,7 +102,9 @@ class PyroProgram(AbstractProgram):
             else:
                 transform = self._transform(run, name, support, site, dtype)
                 position[name] = transform.inv(value)
-                log_dets[name] = _weighted_sum(log_det(transform, position[name], value, site.event_dim), run.output(f"scale/{name}"))
+                log_dets[name] = _weighted_sum(
+                    log_det(transform, position[name], value, site.event_dim), run.output(f"scale/{name}")
+                )
             run.give(f"latent/{name}", value)
         return position, log_dets
 
@@ -117,8 +124,8 @@ class PyroProgram(AbstractProgram):
             where = graph.float64_use()
             if where is not None:
                 raise ValueError(
-                    f"The program {self.source} was compiled in float64 ({where}), but JAX has 64-bit types switched off: expected the "
-                    "precision it was compiled with. Call pf.enable_x64() before anything else."
+                    f"The program {self.source} was compiled in float64 ({where}), but JAX has 64-bit types switched "
+                    "off: expected the precision it was compiled with. Call pf.enable_x64() before anything else."
                 )
         return Execution(graph, inputs, self.constant_arrays)
 
@@ -194,14 +201,18 @@ class PyroProgram(AbstractProgram):
 
         model, args, kwargs, data = self.host.content
         replaced = {**data, **{k: np.asarray(v) for k, v in checked.items()}}
-        return build(model, args, kwargs, replaced, latent=self._latent_names(), callback=self.full is None).with_params(self.params)
+        return build(
+            model, args, kwargs, replaced, latent=self._latent_names(), callback=self.full is None
+        ).with_params(self.params)
 
     def rebind(self, *args: Any, **kwargs: Any) -> PyroProgram:
         """See `AbstractProgram.rebind`. Traces the model again."""
         from ._frontend import build
 
         model = self.host.content[0]
-        return build(model, args, kwargs, {}, latent=self._latent_names(), callback=self.full is None).with_params(self.params)
+        return build(model, args, kwargs, {}, latent=self._latent_names(), callback=self.full is None).with_params(
+            self.params
+        )
 
     def _latent_names(self) -> set[str]:
         return {s.name for s in self.sites if s.kind in ("latent", "enumerated")}
@@ -233,5 +244,7 @@ def _weighted_sum(log_prob: Array, scale: Any) -> Array:
     if not hasattr(scale, "dtype"):
         return jnp.sum(log_prob) * scale
     rank = max(scale.ndim, log_prob.ndim)
-    shapes: Sequence[Array] = [jnp.reshape(x, (1,) * (rank - x.ndim) + x.shape) if x.ndim else x for x in (log_prob, scale)]
+    shapes: Sequence[Array] = [
+        jnp.reshape(x, (1,) * (rank - x.ndim) + x.shape) if x.ndim else x for x in (log_prob, scale)
+    ]
     return jnp.sum(shapes[0] * shapes[1].astype(log_prob.dtype))

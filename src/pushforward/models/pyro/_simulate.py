@@ -29,7 +29,9 @@ def as_torch(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {k: v if isinstance(v, torch.Tensor) else torch.from_numpy(np.array(v)) for k, v in values.items()}
 
 
-def simulate(host: Host, seed: int, values: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def simulate(
+    host: Host, seed: int, values: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
     """One draw of every site at full size.
 
     Args:
@@ -51,10 +53,12 @@ def simulate(host: Host, seed: int, values: Mapping[str, Any], params: Mapping[s
             samples = run(model, args, kwargs, bind).samples
         except NotImplementedError as error:
             raise ValueError(
-                f"The program cannot be simulated: site '{bind.record.last}' has no sampler (an improper prior). Expected proper "
-                "distributions for every site that is drawn; hold this site fixed by passing its value."
+                f"The program cannot be simulated: site '{bind.record.last}' has no sampler (an improper prior). "
+                "Expected proper distributions for every site that is drawn; hold this site fixed by passing its value."
             ) from error
-    return {k: torch.as_tensor(m["value"]).detach().numpy().copy() for k, m in samples.items() if not is_factor(m["fn"])}
+    return {
+        k: torch.as_tensor(m["value"]).detach().numpy().copy() for k, m in samples.items() if not is_factor(m["fn"])
+    }
 
 
 @contextlib.contextmanager

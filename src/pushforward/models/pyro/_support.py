@@ -1,7 +1,7 @@
 """Supports of latent sites and parameters as plain data, and their NumPyro bijections.
 
-The bijection is NumPyro's for the twin of the torch constraint, so a Pyro program and its NumPyro twin share one position
-space.
+The bijection is NumPyro's for the twin of the torch constraint, so a Pyro program and its NumPyro twin share one
+position space.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def bijection(support: Support, bounds: Sequence[Any], ndim: int, dtype: Any) ->
 
 
 def log_det(transform: Any, unconstrained: Array, value: Array, event_dim: int) -> Array:
-    """log |d value / d unconstrained| per batch element of the value."""
+    """Log |d value / d unconstrained| per batch element of the value."""
     out = transform.log_abs_det_jacobian(unconstrained, value)
     extra = out.ndim - (value.ndim - event_dim)
     return jnp.sum(out, tuple(range(out.ndim - extra, out.ndim))) if extra > 0 else out

@@ -59,7 +59,9 @@ class TorchSide:
                 inputs[key] = torch.from_numpy(to_numpy(value)).to(inputs[key].dtype)
         return inputs
 
-    def value(self, given: Mapping[str, Any], wanted: tuple[str, ...], minibatch: bool) -> dict[str, np.ndarray[Any, Any]]:
+    def value(
+        self, given: Mapping[str, Any], wanted: tuple[str, ...], minibatch: bool
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """Chosen outputs."""
         with torch.no_grad(), _held(self.density, given) as kept:
             found = self._run(self._inputs(kept, minibatch))
@@ -77,14 +79,20 @@ class TorchSide:
                 for k, v in inputs.items()
             }
             found = self._run(leaves)
-            outputs = [(found[k], torch.from_numpy(to_numpy(c)).to(found[k].dtype)) for k, c in cotangents.items() if found[k].requires_grad]
+            outputs = [
+                (found[k], torch.from_numpy(to_numpy(c)).to(found[k].dtype))
+                for k, c in cotangents.items()
+                if found[k].requires_grad
+            ]
             gradients: tuple[Any, ...] = (None,) * len(moving)
             if outputs:
                 gradients = torch.autograd.grad(
                     [o for o, _ in outputs], [leaves[k] for k in moving], [c for _, c in outputs], allow_unused=True
                 )
         return {
-            k: np.zeros(np.shape(given[k]), np.asarray(given[k]).dtype) if g is None else g.detach().numpy().astype(np.asarray(given[k]).dtype)
+            k: np.zeros(np.shape(given[k]), np.asarray(given[k]).dtype)
+            if g is None
+            else g.detach().numpy().astype(np.asarray(given[k]).dtype)
             for k, g in zip(moving, gradients, strict=True)
         }
 

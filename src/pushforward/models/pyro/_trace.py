@@ -40,14 +40,16 @@ class BranchError(CompilationError):
     """The model reads the value of a traced tensor in Python."""
 
 
-def trace(function: Callable[[dict[str, Any]], dict[str, Any]], inputs: Mapping[str, torch.Tensor], recorder: Recorder) -> tuple[Graph, dict[str, Any]]:
+def trace(
+    function: Callable[[dict[str, Any]], dict[str, Any]], inputs: Mapping[str, torch.Tensor], recorder: Recorder
+) -> tuple[Graph, dict[str, Any]]:
     """Trace ``function`` at ``inputs``.
 
     Args:
-        function: from tensors by input name to tensors or Python numbers by output name; pure but for in-place operations
-            on tensors it made or was given.
-        inputs: example tensors. Tensors that the function reaches by closure are the same value as the input if they are
-            the same object, else constants.
+        function: from tensors by input name to tensors or Python numbers by output name; pure but for in-place
+            operations on tensors it made or was given.
+        inputs: example tensors. Tensors that the function reaches by closure are the same value as the input if they
+            are the same object, else constants.
         recorder: the dispatch mode; the function tells it which site it is at.
 
     Returns:
@@ -93,9 +95,9 @@ class Recorder(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags and not _is_quiet(func, args, kwargs):
             raise self.fail(
                 CompilationError(
-                    f"Randomness inside the log density: {func} at site '{self.site}' ({model_line()}) draws random numbers while the "
-                    "density is evaluated. Expected a deterministic density; make the draw a pyro.sample site, or put the module in "
-                    "evaluation mode (module.eval()) if this is dropout."
+                    f"Randomness inside the log density: {func} at site '{self.site}' ({model_line()}) draws random "
+                    "numbers while the density is evaluated. Expected a deterministic density; make the draw a "
+                    "pyro.sample site, or put the module in evaluation mode (module.eval()) if this is dropout."
                 )
             )
         tensors = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
@@ -110,9 +112,10 @@ class Recorder(TorchDispatchMode):
                     return func(*args, **kwargs)
             raise self.fail(
                 BranchError(
-                    f"The model reads the value of a tensor that depends on latent sites or parameters ({func}) near site "
-                    f"'{self.site}' ({model_line()}): a branch, a shape or a Python number that changes with the value cannot be "
-                    "compiled. Expected torch.where or masking instead of if, tensors instead of .item()/float(); or pass "
+                    f"The model reads the value of a tensor that depends on latent sites or parameters ({func}) near "
+                    f"site '{self.site}' ({model_line()}): a branch, a shape or a Python number that changes with the "
+                    "value cannot be compiled. Expected torch.where or masking instead of if, tensors instead of "
+                    ".item()/float(); or pass "
                     'backend="callback", which runs the model in torch at every evaluation (slow).'
                 )
             )
@@ -124,8 +127,9 @@ class Recorder(TorchDispatchMode):
         if func._schema.is_mutable and not _owns_storage(args[0]):
             raise self.fail(
                 CompilationError(
-                    f"The in-place operation {func} at site '{self.site}' ({model_line()}) sits inside a fused torch function and could not "
-                    "be made pure. Expected the function written with out-of-place operations; or pass backend=\"callback\" (slow)."
+                    f"The in-place operation {func} at site '{self.site}' ({model_line()}) sits inside a fused torch "
+                    "function and could not "
+                    'be made pure. Expected the function written with out-of-place operations; or pass backend="callback" (slow).'
                 )
             )
         tracer = mode.tracer
@@ -193,7 +197,9 @@ def is_traced(tensor: torch.Tensor) -> bool:
 
 def _owns_storage(tensor: Any) -> bool:
     """Whether a tensor is all there is in its memory: then writing to it is the same as replacing it."""
-    return isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return (
+        isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    )
 
 
 def _is_argument_check() -> bool:
@@ -225,7 +231,13 @@ def _all_decompositions() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
         # Those of torch._refs end in prims, another operation set, and write in place.
-        table.update({op: f for op, f in source.items() if isinstance(op, torch._ops.OpOverload) and f.__module__ == _DECOMPOSITIONS})
+        table.update(
+            {
+                op: f
+                for op, f in source.items()
+                if isinstance(op, torch._ops.OpOverload) and f.__module__ == _DECOMPOSITIONS
+            }
+        )
     return table
 
 

@@ -32,7 +32,9 @@ class Checkpoint(NamedTuple):
     records: PyTree
 
 
-def checkpoint_writer(path: str | os.PathLike[str], job: Any, header: dict[str, Any]) -> Callable[[int, Any, Callable[[], PyTree]], None]:
+def checkpoint_writer(
+    path: str | os.PathLike[str], job: Any, header: dict[str, Any]
+) -> Callable[[int, Any, Callable[[], PyTree]], None]:
     """A function that saves (step, state, records) to ``path`` atomically.
 
     The job is pickled once, at once, so that a model that cannot be pickled is refused before the run starts.
@@ -47,8 +49,9 @@ def checkpoint_writer(path: str | os.PathLike[str], job: Any, header: dict[str, 
         payload = cloudpickle.dumps(job)
     except Exception as error:  # pickling runs user code: any exception type is possible
         raise ValueError(
-            f"The run cannot be checkpointed, because its model cannot be pickled: {error} Expected a model whose closure holds arrays "
-            "and functions only (no open files, locks or generators). Run without checkpoint=, or move the object into the model."
+            f"The run cannot be checkpointed, because its model cannot be pickled: {error} Expected a model whose "
+            "closure holds arrays and functions only (no open files, locks or generators). Run without checkpoint=, or "
+            "move the object into the model."
         ) from error
 
     def save(step: int, state: Any, records: Callable[[], PyTree]) -> None:
@@ -68,10 +71,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no checkpoint at '{path}'. Expected the path given as checkpoint= to pf.fit or pf.sample.")
+        raise FileNotFoundError(
+            f"There is no checkpoint at '{path}'. Expected the path given as checkpoint= to pf.fit or pf.sample."
+        )
     foreign = (
-        f"'{path}' is not a pushforward checkpoint. Expected a file written by checkpoint= of pf.fit or pf.sample; a saved posterior is "
-        "opened with pf.load."
+        f"'{path}' is not a pushforward checkpoint. Expected a file written by checkpoint= of pf.fit or pf.sample; a "
+        "saved posterior is opened with pf.load."
     )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -89,10 +94,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if header.get("format") != _FORMAT:
         raise ValueError(foreign)
     if header["version"] > _VERSION:
-        raise ValueError(f"'{path}' has checkpoint version {header['version']}; this release reads up to {_VERSION}. Upgrade pushforward.")
+        raise ValueError(
+            f"'{path}' has checkpoint version {header['version']}; this release reads up to {_VERSION}. Upgrade "
+            "pushforward."
+        )
     if header["x64"] != bool(jax.config.jax_enable_x64):
         width, call = ("64", "pf.enable_x64() first") if header["x64"] else ("32", "a process without x64")
-        raise ValueError(f"'{path}' was written with {width}-bit floats, this process uses the other width. Resume it in {call}.")
+        raise ValueError(
+            f"'{path}' was written with {width}-bit floats, this process uses the other width. Resume it in {call}."
+        )
     job = cloudpickle.loads(parts["job.pkl"])
     return Checkpoint(header, job, header["step"], _unpack("state", parts), _unpack("records", parts))
 
@@ -105,14 +115,20 @@ def check_writable(path: Path) -> None:
     """
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "it is a folder" if path.is_dir() else f"the folder '{folder}' does not exist" if not folder.is_dir() else "no permission"
+        reason = (
+            "it is a folder"
+            if path.is_dir()
+            else f"the folder '{folder}' does not exist"
+            if not folder.is_dir()
+            else "no permission"
+        )
         raise OSError(f"Cannot write to '{path}': {reason}. Expected a file name in an existing, writable folder.")
 
 
 def _damaged(path: Path, what: str) -> str:
     return (
-        f"The checkpoint '{path}' is damaged ({what}). Checkpoints are replaced atomically, so this points to the disk or to a copy that "
-        "was cut short: restore it from a backup or start the run again."
+        f"The checkpoint '{path}' is damaged ({what}). Checkpoints are replaced atomically, so this points to the disk "
+        "or to a copy that was cut short: restore it from a backup or start the run again."
     )
 
 
@@ -131,7 +147,9 @@ def _unpack(name: str, parts: dict[str, bytes]) -> PyTree:
     with np.load(io.BytesIO(parts[f"{name}.npz"])) as arrays:
         leaves = [arrays[str(i)] for i in range(len(arrays.files))]
     if name == "state":
-        leaves = [jax.random.wrap_key_data(jnp.asarray(x)) if i in keys else jnp.asarray(x) for i, x in enumerate(leaves)]
+        leaves = [
+            jax.random.wrap_key_data(jnp.asarray(x)) if i in keys else jnp.asarray(x) for i, x in enumerate(leaves)
+        ]
     return jax.tree.unflatten(jax.tree.structure(skeleton), leaves)
 
 

@@ -46,7 +46,9 @@ class Progress:
             self._bar.refresh()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -60,4 +62,6 @@ class Progress:
         now = time.monotonic()
         if now - self._last_plain >= self.plain_every:
             self._last_plain = now
-            print(f"{self.label}: step {step}/{total}  {text}  ({now - self._began:.0f} s)", file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: step {step}/{total}  {text}  ({now - self._began:.0f} s)", file=sys.stderr, flush=True
+            )

@@ -1,7 +1,7 @@
 """The only loop: chunked, jitted, with progress and checkpoints between chunks and a guard inside.
 
-A chunk is one ``while_loop`` whose trip count is an argument, not a constant: chunks of any length run the same compiled
-body, so results do not depend, bit for bit, on how steps are grouped, and growing the chunk never recompiles.
+A chunk is one ``while_loop`` whose trip count is an argument, not a constant: chunks of any length run the same
+compiled body, so results do not depend, bit for bit, on how steps are grouped, and growing the chunk never recompiles.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def run(
 ) -> RunResult:
     """Run a kernel.
 
-    Step i uses ``fold_in(key, 2 i)`` for the kernel and ``fold_in(key, 2 i + 1)`` for its minibatch. Memory on the device: the
-    state and a record buffer of at most 16 MiB; everything recorded lives on the host.
+    Step i uses ``fold_in(key, 2 i)`` for the kernel and ``fold_in(key, 2 i + 1)`` for its minibatch. Memory on the
+    device: the state and a record buffer of at most 16 MiB; everything recorded lives on the host.
 
     Args:
         kernel: the algorithm; a pytree, passed as an argument so that its data is not baked into the program.
@@ -161,7 +161,9 @@ def _chunk(
         step, state, buffer, _ = carry
         state, info = _step(kernel, state, key, step)
         slot = (step - start) // thin
-        buffer = jax.tree.map(lambda b, x: jax.lax.dynamic_update_index_in_dim(b, x, slot, 0), buffer, kernel.record(state, info))
+        buffer = jax.tree.map(
+            lambda b, x: jax.lax.dynamic_update_index_in_dim(b, x, slot, 0), buffer, kernel.record(state, info)
+        )
         return step + 1, state, buffer, _finite(kernel.health(state, info))
 
     begin = jnp.asarray(start, jnp.int32)
@@ -187,11 +189,16 @@ def _fail(
     kept: list[PyTree],
     collected: Callable[[], PyTree],
 ) -> None:
-    # Nothing is copied per step to keep the last good state: the chunk is deterministic, so it is replayed up to the bad step.
+    # Nothing is copied per step to keep the last good state: the chunk is deterministic, so it is replayed up to the
+    # bad step.
     good = state if bad == start else _chunk(kernel, state, key, start, bad, thin, buffer)[1]
     kept.append(jax.tree.map(lambda x, n=(bad - start) // thin: np.array(x[:n]), buffer))
     raise NonFiniteError(
-        f"A value that is not finite appeared at step {bad}.", step=bad, key=step_keys(key, bad)[0], state=good, records=collected()
+        f"A value that is not finite appeared at step {bad}.",
+        step=bad,
+        key=step_keys(key, bad)[0],
+        state=good,
+        records=collected(),
     )
 
 

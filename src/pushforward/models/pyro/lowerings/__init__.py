@@ -1,7 +1,7 @@
 """JAX lowerings of torch operations, by theme, and the table that holds them.
 
-A lowering is a pure function with the operation's own signature; arrays arrive as JAX arrays, dtypes as strings. Results
-are rounded to the dtype and checked against the shape that torch recorded.
+A lowering is a pure function with the operation's own signature; arrays arrive as JAX arrays, dtypes as strings.
+Results are rounded to the dtype and checked against the shape that torch recorded.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def _take(x: Array, index: Array) -> Array:
 
 def _along(index: Array, axis: int) -> tuple[Array, ...]:
     """Full index of torch's gather/scatter: ``index`` on one axis, its own position on the others."""
-    return tuple(index if i == axis else jax.lax.broadcasted_iota(index.dtype, index.shape, i) for i in range(index.ndim))
+    return tuple(
+        index if i == axis else jax.lax.broadcasted_iota(index.dtype, index.shape, i) for i in range(index.ndim)
+    )
 
 
 def _scattered(x: Array, dim: int, index: Array, src: Any) -> tuple[Any, Array]:
@@ -121,7 +123,9 @@ def _index_copy(x: Array, dim: int, index: Array, src: Array) -> Array:
 @_lowers("aten.index_fill")
 def _index_fill(x: Array, dim: int, index: Array, value: Any) -> Array:
     moved = _first(x, dim)
-    return jnp.moveaxis(moved.at[index].set(jnp.broadcast_to(cast(value, x.dtype), index.shape + moved.shape[1:])), 0, dim)
+    return jnp.moveaxis(
+        moved.at[index].set(jnp.broadcast_to(cast(value, x.dtype), index.shape + moved.shape[1:])), 0, dim
+    )
 
 
 @_lowers("aten.embedding")
@@ -134,7 +138,13 @@ def _embedding(weight: Array, index: Array, padding_idx: int = -1, *_: Any, **__
 
 @_lowers("aten.searchsorted.Tensor")
 def _searchsorted(
-    sequence: Array, values: Array, *, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Any = None
+    sequence: Array,
+    values: Array,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
 ) -> Array:
     if sorter is not None:
         sequence = jnp.take_along_axis(sequence, sorter, -1)

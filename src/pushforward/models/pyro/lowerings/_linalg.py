@@ -96,7 +96,9 @@ def _solve_by_factor(b: Array, factor: Array, upper: bool) -> Array:
 
 
 @_solve_by_factor.defjvp
-def _solve_by_factor_jvp(upper: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _solve_by_factor_jvp(
+    upper: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     # Torch differentiates with respect to every entry of the factor, not only those of its triangle.
     (b, factor), (db, df) = primals, tangents
     x = _solve_by_factor(b, factor, upper)
@@ -199,7 +201,9 @@ def _eigh(a: Array, uplo: str = "L", compute_v: bool = True) -> tuple[Array, Arr
 
 
 @_lowers("aten._linalg_svd")
-def _svd(a: Array, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None) -> tuple[Array, Array, Array]:
+def _svd(
+    a: Array, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None
+) -> tuple[Array, Array, Array]:
     if not compute_uv:
         empty = jnp.zeros((0,), a.dtype)
         return empty, jnp.linalg.svd(a, compute_uv=False), empty
@@ -239,7 +243,11 @@ def _trace(a: Array) -> Array:
 
 @_lowers("aten.linalg_vector_norm")
 def _vector_norm(x: Array, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: str | None = None) -> Array:  # noqa: A002
-    axes = tuple(range(x.ndim)) if dim is None else tuple(d % x.ndim for d in (dim if isinstance(dim, tuple) else (dim,)) if x.ndim)
+    axes = (
+        tuple(range(x.ndim))
+        if dim is None
+        else tuple(d % x.ndim for d in (dim if isinstance(dim, tuple) else (dim,)) if x.ndim)
+    )
     size = jnp.abs(x)
     if ord == math.inf:
         return jnp.max(size, axes, keepdims=keepdim)
@@ -286,7 +294,11 @@ def _fft_r2c(x: Array, dim: tuple[int, ...], normalization: int, onesided: bool)
 @_lowers("aten._fft_c2c")
 def _fft_c2c(x: Array, dim: tuple[int, ...], normalization: int, forward: bool) -> Array:
     count = math.prod(x.shape[d] for d in dim)
-    out = jnp.fft.fftn(x, axes=dim) if forward else jnp.fft.ifftn(x, axes=dim) * jnp.asarray(count, x.real.dtype).astype(x.dtype)
+    out = (
+        jnp.fft.fftn(x, axes=dim)
+        if forward
+        else jnp.fft.ifftn(x, axes=dim) * jnp.asarray(count, x.real.dtype).astype(x.dtype)
+    )
     return _fft_scale(out, dim, x.shape, normalization)
 
 
@@ -294,4 +306,6 @@ def _fft_c2c(x: Array, dim: tuple[int, ...], normalization: int, forward: bool) 
 def _fft_c2r(x: Array, dim: tuple[int, ...], normalization: int, last_dim_size: int) -> Array:
     shape = [x.shape[d] for d in dim[:-1]] + [last_dim_size]
     out = jnp.fft.irfftn(x, s=shape, axes=dim) * jnp.asarray(math.prod(shape), x.real.dtype)
-    return out / jnp.asarray({0: 1.0, 1: math.sqrt(math.prod(shape)), 2: float(math.prod(shape))}[normalization], out.dtype)
+    return out / jnp.asarray(
+        {0: 1.0, 1: math.sqrt(math.prod(shape)), 2: float(math.prod(shape))}[normalization], out.dtype
+    )

@@ -246,12 +246,16 @@ def _native_batch_norm_functional(*args: Any) -> tuple[Array, ...]:
 
 
 @_lowers("aten._native_batch_norm_legit.no_stats")
-def _native_batch_norm_no_stats(x: Array, weight: Any, bias: Any, training: bool, momentum: float, eps: float) -> tuple[Array, ...]:
+def _native_batch_norm_no_stats(
+    x: Array, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> tuple[Array, ...]:
     return _batch_norm(x, weight, bias, None, None, True, momentum, eps)[:3]
 
 
 @_lowers("aten._native_batch_norm_legit_no_training")
-def _native_batch_norm_eval(x: Array, weight: Any, bias: Any, mean: Array, var: Array, momentum: float, eps: float) -> tuple[Array, ...]:
+def _native_batch_norm_eval(
+    x: Array, weight: Any, bias: Any, mean: Array, var: Array, momentum: float, eps: float
+) -> tuple[Array, ...]:
     return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)[:3]
 
 
@@ -301,7 +305,9 @@ def _binary_cross_entropy(x: Array, y: Array, weight: Array | None = None, reduc
 
 
 @_lowers(
-    "aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_attention_math", "aten._scaled_dot_product_attention"
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_attention_math",
+    "aten._scaled_dot_product_attention",
 )
 def _attention(
     query: Array,
@@ -317,7 +323,9 @@ def _attention(
     mask = next((a for a in args if hasattr(a, "dtype")), attn_mask)
     causal = is_causal or any(a is True for a in args)
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = jnp.einsum("...qd,...kd->...qk", query, key, precision=jax.lax.Precision.HIGHEST) * cast(factor, query.dtype)
+    scores = jnp.einsum("...qd,...kd->...qk", query, key, precision=jax.lax.Precision.HIGHEST) * cast(
+        factor, query.dtype
+    )
     if causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool))
         scores = jnp.where(jnp.broadcast_to(allowed, scores.shape), scores, jnp.full_like(scores, -jnp.inf))
@@ -340,6 +348,8 @@ def _upsample_nearest(x: Array, size: tuple[int, ...] | None, *_: Any) -> Array:
     assert size is not None
     for axis, out in enumerate(size, start=2):
         scale = x.shape[axis] / out
-        index = jnp.minimum(jnp.floor(jnp.arange(out, dtype=canonical("float32")) * scale).astype(int), x.shape[axis] - 1)
+        index = jnp.minimum(
+            jnp.floor(jnp.arange(out, dtype=canonical("float32")) * scale).astype(int), x.shape[axis] - 1
+        )
         x = jnp.take(x, index, axis=axis)
     return x

@@ -145,7 +145,8 @@ def _power(a: Array, b: Array) -> Array:
 
 @_power.defjvp
 def _power_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # At base zero torch's derivative with respect to a non-negative exponent is zero, and that of x**0 is zero everywhere.
+    # At base zero torch's derivative with respect to a non-negative exponent is zero, and that of x**0 is zero
+    # everywhere.
     a, b = primals
     out = _power(a, b)
     zero, one = jnp.zeros_like(a), jnp.ones_like(a)
@@ -211,7 +212,11 @@ def _hypot(x: Any, y: Any) -> Array:
     return jnp.hypot(a, b)
 
 
-for _name, _function in {"logical_and": jnp.logical_and, "logical_or": jnp.logical_or, "logical_xor": jnp.logical_xor}.items():
+for _name, _function in {
+    "logical_and": jnp.logical_and,
+    "logical_or": jnp.logical_or,
+    "logical_xor": jnp.logical_xor,
+}.items():
     TABLE[f"aten.{_name}"] = lambda x, y, f=_function: f(*promote(x != 0, y != 0))
 
 

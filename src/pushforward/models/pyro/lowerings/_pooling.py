@@ -64,14 +64,17 @@ def _max_pool(n: int) -> Lowering:
         windows, places = [], []
         for offset in itertools.product(*[range(k) for k in kernel]):
             cut = tuple(
-                slice(o * d, o * d + (c - 1) * s + 1, s) for o, d, c, s in zip(offset, dilation, counts, stride, strict=True)
+                slice(o * d, o * d + (c - 1) * s + 1, s)
+                for o, d, c, s in zip(offset, dilation, counts, stride, strict=True)
             )
             windows.append(padded[(Ellipsis, *cut)])
             places.append(where[cut])
         stacked = jnp.stack(windows)
         choice = jnp.argmax(stacked, 0)[None]
         value = jnp.take_along_axis(stacked, choice, 0)[0]
-        index = jnp.take_along_axis(jnp.broadcast_to(_lift(jnp.stack(places), stacked.ndim), stacked.shape), choice, 0)[0]
+        index = jnp.take_along_axis(jnp.broadcast_to(_lift(jnp.stack(places), stacked.ndim), stacked.shape), choice, 0)[
+            0
+        ]
         return value, index
 
     return lowering
@@ -127,7 +130,9 @@ def _adaptive_avg_pool(x: Array, size: Any) -> Array:
         for j in range(out):
             low, high = (j * length) // out, -((-(j + 1) * length) // out)
             weights[low:high, j] = 1.0 / (high - low)
-        moved = jnp.matmul(jnp.moveaxis(x, axis, -1), jnp.asarray(weights, x.dtype), precision=jax.lax.Precision.HIGHEST)
+        moved = jnp.matmul(
+            jnp.moveaxis(x, axis, -1), jnp.asarray(weights, x.dtype), precision=jax.lax.Precision.HIGHEST
+        )
         x = jnp.moveaxis(moved, -1, axis)
     return x
 
@@ -139,10 +144,15 @@ def _adaptive_max_pool(x: Array, size: tuple[int, ...]) -> tuple[Array, Array]:
     where = jnp.reshape(jnp.arange(math.prod(shape), dtype=canonical("int64")), shape)
     values, places = [], []
     for cell in itertools.product(*[range(s) for s in size]):
-        cut = tuple(slice((j * length) // out, -((-(j + 1) * length) // out)) for j, length, out in zip(cell, shape, size, strict=True))
+        cut = tuple(
+            slice((j * length) // out, -((-(j + 1) * length) // out))
+            for j, length, out in zip(cell, shape, size, strict=True)
+        )
         window = jnp.reshape(x[(Ellipsis, *cut)], x.shape[: x.ndim - n] + (-1,))
         choice = jnp.argmax(window, -1)
         values.append(jnp.take_along_axis(window, choice[..., None], -1)[..., 0])
         places.append(jnp.reshape(where[cut], -1)[choice])
     lead = x.shape[: x.ndim - n]
-    return jnp.reshape(jnp.stack(values, -1), lead + tuple(size)), jnp.reshape(jnp.stack(places, -1), lead + tuple(size))
+    return jnp.reshape(jnp.stack(values, -1), lead + tuple(size)), jnp.reshape(
+        jnp.stack(places, -1), lead + tuple(size)
+    )

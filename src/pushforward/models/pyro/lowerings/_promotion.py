@@ -74,7 +74,9 @@ def inexact(dtype: Any) -> Any:
 
 def cast(value: Any, dtype: Any) -> Array:
     """Convert to a dtype, explicitly."""
-    return jax.lax.convert_element_type(jnp.asarray(value) if hasattr(value, "dtype") else np.asarray(value, dtype), dtype)
+    return jax.lax.convert_element_type(
+        jnp.asarray(value) if hasattr(value, "dtype") else np.asarray(value, dtype), dtype
+    )
 
 
 def same_rank(*arrays: Array) -> list[Array]:

@@ -173,12 +173,14 @@ def _count_nonzero(x: Array, dim: Any = None) -> Array:
 
 
 def logsumexp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    """log sum exp whose derivative is zero, not NaN, where every entry is -inf."""
+    """Log sum exp whose derivative is zero, not NaN, where every entry is -inf."""
     top = jax.lax.stop_gradient(jnp.max(x, axes, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
     total = jnp.sum(jnp.exp(x - top), axes, keepdims=True)
     empty = total == 0
-    value = jnp.where(empty, jnp.full_like(total, -jnp.inf), jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + top)
+    value = jnp.where(
+        empty, jnp.full_like(total, -jnp.inf), jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + top
+    )
     return value if keepdims else jnp.squeeze(value, axes)
 
 
@@ -247,7 +249,9 @@ def _sort(x: Array, dim: int = -1, descending: bool = False) -> tuple[Array, Arr
 
 
 @_lowers("aten.sort.stable")
-def _sort_stable(x: Array, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Array, Array]:
+def _sort_stable(
+    x: Array, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Array, Array]:
     return _sort(x, dim, descending)
 
 

@@ -47,9 +47,9 @@ def register_lowering(op: str, function: Lowering) -> None:
     Args:
         op: name of the torch operation, with overload (``"aten.add.Tensor"``) or for all overloads (``"aten.add"``,
             ``"mylib.myop"``).
-        function: the operation in JAX, with torch's argument order; arrays are JAX arrays, dtypes are strings. It must be
-            pure and differentiable by JAX. Every compiled program is checked against torch, derivative included. Programs
-            compiled with it carry it along when they are pickled.
+        function: the operation in JAX, with torch's argument order; arrays are JAX arrays, dtypes are strings. It must
+            be pure and differentiable by JAX. Every compiled program is checked against torch, derivative included.
+            Programs compiled with it carry it along when they are pickled.
 
     Raises:
         ValueError: if the name is not of the form ``namespace.op`` or the function cannot be called.
@@ -58,9 +58,13 @@ def register_lowering(op: str, function: Lowering) -> None:
         >>> register_lowering("aten.hypot", lambda x, y: (x * x + y * y) ** 0.5)
     """
     if not isinstance(op, str) or not 2 <= len(op.split(".")) <= 3 or not all(op.split(".")):
-        raise ValueError(f"register_lowering expected an operation named 'namespace.op' or 'namespace.op.overload', got {op!r}.")
+        raise ValueError(
+            f"register_lowering expected an operation named 'namespace.op' or 'namespace.op.overload', got {op!r}."
+        )
     if not callable(function):
-        raise ValueError(f"register_lowering('{op}', ...) expected a function of JAX arrays, got {type(function).__name__}.")
+        raise ValueError(
+            f"register_lowering('{op}', ...) expected a function of JAX arrays, got {type(function).__name__}."
+        )
     _REGISTERED[op] = function
 
 

@@ -88,7 +88,9 @@ def _write(x: Array, src: Array, index: tuple[Any, ...]) -> Array:
 
 
 @_lowers("aten.slice_scatter")
-def _slice_scatter(x: Array, src: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
+def _slice_scatter(
+    x: Array, src: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Array:
     axis = dim % x.ndim
     return _write(x, src, (slice(None),) * axis + (slice(*_bounds(x.shape[axis], start, end, step)),))
 
@@ -98,7 +100,9 @@ def _select_scatter(x: Array, src: Array, dim: int, index: int) -> Array:
     return _write(x, src, (slice(None),) * (dim % x.ndim) + (index,))
 
 
-def _diagonal_index(shape: tuple[int, ...], offset: int, a: int, b: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _diagonal_index(
+    shape: tuple[int, ...], offset: int, a: int, b: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     rows, columns = shape[a], shape[b]
     length = max(min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns), 0)
     steps = np.arange(length)
@@ -164,7 +168,9 @@ def _stack(parts: tuple[Array, ...], dim: int = 0) -> Array:
 def _split(x: Array, size: int, dim: int = 0) -> tuple[Array, ...]:
     axis = dim % x.ndim
     length = x.shape[axis]
-    return tuple(jax.lax.slice_in_dim(x, i, min(i + size, length), axis=axis) for i in range(0, max(length, 1), max(size, 1)))
+    return tuple(
+        jax.lax.slice_in_dim(x, i, min(i + size, length), axis=axis) for i in range(0, max(length, 1), max(size, 1))
+    )
 
 
 @_lowers("aten.split_with_sizes", "aten.split_with_sizes_copy")
@@ -263,7 +269,17 @@ def _view_as_complex(x: Array) -> Array:
     return jax.lax.complex(x[..., 0], x[..., 1])
 
 
-for _name in ("clone", "alias", "contiguous", "lift_fresh_copy", "lift_fresh", "lift", "view_as", "resolve_conj", "resolve_neg"):
+for _name in (
+    "clone",
+    "alias",
+    "contiguous",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "lift",
+    "view_as",
+    "resolve_conj",
+    "resolve_neg",
+):
     TABLE[f"aten.{_name}"] = lambda x, *_, **__: x
 
 
