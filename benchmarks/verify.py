@@ -76,7 +76,10 @@ def overhead_section() -> Section:
         (str(r["what"]), f"{r['ratio']:.3f}", str(r["limit"]), "yes" if r["ratio"] <= r["limit"] else "no")
         for r in overhead.main()
     ]
-    note = "20,000 steps on a 100 x 3 regression with progress, guard and k-hat against a bare lax.scan; compile time apart; median of ratios."
+    note = (
+        "20,000 steps on a 100 x 3 regression with progress, guard and k-hat against a bare lax.scan; "
+        "compile time apart; median of ratios."
+    )
     return Section("Overhead", note, ("what", "ratio", "bound", "holds"), rows, all(r[-1] == "yes" for r in rows))
 
 
@@ -98,7 +101,10 @@ def pyro_section() -> Section:
                 "yes" if good else "no",
             )
         )
-    note = "One value and gradient: Pyro (trace and autograd) against the compiled program, one position and per particle of 1,000. Bounds 40x and 1,000x."
+    note = (
+        "One value and gradient: Pyro (trace and autograd) against the compiled program, one position and "
+        "per particle of 1,000. Bounds 40x and 1,000x."
+    )
     return Section(
         "Pyro programs compiled to JAX",
         note,

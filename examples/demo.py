@@ -23,7 +23,7 @@ PROBLEMS = ("german_credit", "eight_schools_noncentered")
 
 
 def errors(posterior: pf.Posterior, reference: dict) -> tuple[float, float, float]:
-    """Largest error of a mean in posterior sds, and largest and mean relative error of an sd, over all reference scalars."""
+    """Over all reference scalars: largest error of a mean in sds, largest and mean relative error of an sd."""
     mean_errors, sd_errors = [], []
     for site, truth in reference.items():
         draws = np.asarray(posterior.data["posterior"][site])

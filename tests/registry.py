@@ -1,4 +1,4 @@
-"""Every algorithm, once. The shared suites run over these tables; `test_registry_complete` fails when one is missing."""
+"""Every algorithm, once: the shared suites run over these tables, and `test_registry_complete` sees to it."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
         what = (
             "mark it with infer={'enumerate': 'parallel'} (or numpyro.handlers.infer_config) to sum it out exactly"
             if fn.has_enumerate_support
-            else "it has infinitely many values and cannot be summed out: marginalise it by hand or replace it by a continuous site"
+            else "it has infinitely many values and cannot be summed out: marginalise it or use a continuous site"
         )
         raise ValueError(
             f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or "

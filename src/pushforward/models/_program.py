@@ -133,7 +133,7 @@ class AbstractProgram(eqx.Module):
 
     @abc.abstractmethod
     def constants(self) -> Values:
-        """Array arguments of the program that are not observed sites (design matrices, group indices), by argument name."""
+        """Array arguments that are not observed sites (design matrices, group indices), by argument name."""
 
     @abc.abstractmethod
     def with_params(self, params: dict[str, Any]) -> AbstractProgram:

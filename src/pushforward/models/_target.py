@@ -91,7 +91,7 @@ class Target(eqx.Module):
         return out
 
     def log_likelihood(self, position: Position) -> Values:
-        """Pointwise log-likelihood ``{observed site: array}`` at a position, over all data, unscaled by weights or handlers.
+        """Pointwise log-likelihood ``{observed site: array}`` over all data, unscaled by weights or handlers.
 
         Raises:
             ValueError: if an observed site shares an enumerated variable with another observed site or with other
@@ -260,7 +260,7 @@ class Target(eqx.Module):
         hint = (
             f"The data of site(s) {data} contains NaN or infinity: remove or mask those entries."
             if data
-            else "Check the supports, the scale of priors and the data of these sites, or pass an explicit starting point."
+            else "Check the supports, the scale of priors and the data of these sites, or pass a starting point."
         )
         return (
             f"No starting position with finite log-density was found for {self.program.source} in {_INITIAL_ATTEMPTS} "
@@ -268,7 +268,7 @@ class Target(eqx.Module):
         )
 
     def minibatch(self, key: Key) -> dict[str, Array]:
-        """Draw indices without replacement for every plate that declares a ``subsample_size``: ``{plate: int array}``."""
+        """Draw ``{plate: indices}`` without replacement, for every plate that declares a ``subsample_size``."""
         plates = sorted((p for p in self.program.plates if p.subsample_size is not None), key=lambda p: p.name)
         return {
             p.name: jax.random.choice(jax.random.fold_in(key, i), p.size, (p.subsample_size,), replace=False)
@@ -298,7 +298,7 @@ class Target(eqx.Module):
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Dimension names per site, one per axis of its value: plate names, names given by the user, else ``site_dim_i``."""
+        """Dimension names per site, one per axis of its value: plates, the user's names, else ``site_dim_i``."""
         given = dict(self.user_dims)
         out: dict[str, tuple[str, ...]] = {}
         for site in self.program.sites:

@@ -1,4 +1,7 @@
-"""The kernel contract that every algorithm follows, so that one loop runs them all. Time runs 0 = base to 1 = target."""
+"""The kernel contract that every algorithm follows, so that one loop runs them all.
+
+Time runs 0 = base to 1 = target.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def newton_starts(
     jacobian: bool = True,
     mode: bool = False,
 ) -> Starts:
-    """Climb from each position by Newton steps on |Hessian| with Levenberg damping; keep the best Gaussian met on the way.
+    """Climb from each position by damped Newton steps on |Hessian|; keep the best Gaussian met on the way.
 
     The covariance at a point is the inverse of the negative Hessian with its eigenvalues replaced by their absolute
     values (at least 1e-8 of the largest), so saddles and flat directions are no obstacle. Keeping the point of highest

@@ -9,7 +9,9 @@ from ._base import AbstractObjective
 
 
 class ELBO(AbstractObjective):
-    """The mean log-weight, E_q[log p(z, data) - log q(z)] <= log p(data). Minimising -ELBO minimises KL(q || posterior).
+    """The mean log-weight, E_q[log p(z, data) - log q(z)] <= log p(data).
+
+    Minimising -ELBO minimises KL(q || posterior).
 
     Bias: none. Reference: Jordan et al., An introduction to variational methods for graphical models, 1999.
     """

@@ -125,9 +125,8 @@ def _trace(
         first = error.found[0][0]
         raise CompilationError(
             f"No JAX lowering is known for {len(error.found)} operation(s): {listed}. Expected operations that "
-            "pushforward can translate. "
-            f'Register one, pf.register_lowering("{first}", fn) with fn the same operation in JAX, or pass backend="callback", which '
-            "runs the model in torch at every evaluation (slow)."
+            f'pushforward can translate. Register one, pf.register_lowering("{first}", fn) with fn the same operation '
+            'in JAX, or pass backend="callback", which runs the model in torch at every evaluation (slow).'
         ) from None
     except CompilationError:
         raise

@@ -1,4 +1,7 @@
-"""Discover the static structure of a Pyro program by running it. Imports torch and pyro: load only from inside a function."""
+"""Discover the static structure of a Pyro program by running it.
+
+Imports torch and pyro: load only from inside a function.
+"""
 
 from __future__ import annotations
 
@@ -224,10 +227,10 @@ def _site(
         if msg["infer"].get("enumerate") == "parallel" and fn.has_enumerate_support:
             return Site(name, "enumerated", shape, plates=plates, event_dim=fn.event_dim, support=text)
         remedy = (
-            'mark it with infer={"enumerate": "parallel"} or wrap the model in pyro.infer.config_enumerate(model, default="parallel") to '
-            "sum it out exactly"
+            'mark it with infer={"enumerate": "parallel"} or wrap the model in '
+            'pyro.infer.config_enumerate(model, default="parallel") to sum it out exactly'
             if fn.has_enumerate_support
-            else "it has no finite enumeration and cannot be summed out: marginalise it by hand or replace it by a continuous site"
+            else "it has no finite enumeration and cannot be summed out: marginalise it or use a continuous site"
         )
         raise ValueError(
             f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or "

@@ -1,4 +1,4 @@
-"""The torch side of a compiled program, kept for what is not compiled: simulation, new arguments, the callback backend."""
+"""The torch side of a compiled program, for what is not compiled: simulation, new arguments, the callback backend."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ class Record:
 
 
 class Bind(Messenger):
-    """Gives every site its value and records it. Enter it outside the model, so that it sees what handlers made of a site.
+    """Gives every site its value and records it.
+
+    Enter it outside the model, so that it sees what handlers made of a site.
 
     Args:
         binding: values.

@@ -128,8 +128,8 @@ class Recorder(TorchDispatchMode):
             raise self.fail(
                 CompilationError(
                     f"The in-place operation {func} at site '{self.site}' ({model_line()}) sits inside a fused torch "
-                    "function and could not "
-                    'be made pure. Expected the function written with out-of-place operations; or pass backend="callback" (slow).'
+                    "function and could not be made pure. Expected the function written with out-of-place operations; "
+                    'or pass backend="callback" (slow).'
                 )
             )
         tracer = mode.tracer

@@ -203,6 +203,6 @@ def _fail(
 
 
 def _capacity(shapes: PyTree) -> int:
-    """Records per buffer: a function of their size only, so that the compiled program does not depend on the run's length."""
+    """Records per buffer: a function of their size only, so that compiled code does not depend on the run's length."""
     size = sum(int(np.prod(s.shape)) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
     return max(1, min(_RECORD_LIMIT, _RECORD_BYTES // max(size, 1)))

@@ -32,5 +32,5 @@ TABLE: dict[str, Lowering] = {
 
 
 def find_lowering(op: str) -> Lowering | None:
-    """The lowering of ``"aten.add.Tensor"``: the user's, else the one of the overload, else the one of ``"aten.add"``."""
+    """The lowering of ``"aten.add.Tensor"``: the user's, else the overload's, else that of ``"aten.add"``."""
     return find_registered(op) or find_in(TABLE, op)
