@@ -208,7 +208,7 @@ def _start(
             kernel = with_matrix(matrix if adaptation.dense_mass else jnp.diagonal(matrix))
     else:
         leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
-        if leading != {(num_chains,)} or jax.tree.structure(init) != jax.tree.structure(target.example):
+        if leading != {(num_chains,)} or jax.tree.structure(init) != jax.tree.structure(target.example):  # type: ignore[operator]
             raise ValueError(
                 f"init has structure {jax.tree.map(jnp.shape, init)}: expected a position of the target with a leading "
                 f"axis of {num_chains} chain(s), such as target.initial(key, num_chains), or a fitted posterior."

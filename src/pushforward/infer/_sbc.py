@@ -153,7 +153,7 @@ def sbc(
 
 def envelope(num_ranks: int, num_draws: int, rng: np.random.Generator, level: float = 0.95) -> tuple[Any, Any]:
     """Simultaneous band of the ECDF of uniform ranks at i / (num_draws + 1), i = 1, ..., num_draws."""
-    from scipy.stats import binom  # type: ignore[import-untyped]
+    from scipy.stats import binom
 
     gamma = np.quantile(_null(num_ranks, num_draws, rng), 1 - level)
     grid = np.arange(1, num_draws + 1) / (num_draws + 1)

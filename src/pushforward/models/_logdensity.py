@@ -60,7 +60,7 @@ class FunctionProgram(AbstractProgram):
         named = (
             values
             if set(values) == set(self._names())
-            else dict(zip(self._names(), treedef.flatten_up_to(values), strict=True))
+            else dict(zip(self._names(), treedef.flatten_up_to(values), strict=True))  # type: ignore[attr-defined]
         )
         checked: Values = {}
         for name, like in zip(self._names(), jax.tree.leaves(self.example), strict=True):

@@ -199,7 +199,7 @@ def _is_real(support: Any) -> bool:
 
 def is_factor(site: Mapping[str, Any]) -> bool:
     """Whether a trace entry is a ``numpyro.factor``."""
-    fn = site.get("fn")
+    fn: Any = site.get("fn")
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return type(fn).__name__ == "Unit"

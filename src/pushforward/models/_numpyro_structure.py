@@ -141,7 +141,7 @@ def _learnable(trace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
                     "initial value, because it is moved along a gradient. Write e.g. 3.0 instead of 3, or make it a "
                     "plain argument."
                 )
-        if jax.tree.structure(value) == jax.tree.structure(0.0):
+        if jax.tree.structure(value) == jax.tree.structure(0.0):  # type: ignore[operator]
             constraint = site["kwargs"].get("constraint", nc.real)
             constraints[name] = constraint
             params[name] = biject_to(constraint).inv(jnp.asarray(value))

@@ -22,7 +22,7 @@ class enable_x64:  # noqa: N801  (used like a function)
     """
 
     def __init__(self, use: bool = True) -> None:  # noqa: FBT001, FBT002
-        self._before = bool(jax.config.jax_enable_x64)
+        self._before = bool(jax.config.read("jax_enable_x64"))
         jax.config.update("jax_enable_x64", use)
 
     def __enter__(self) -> enable_x64:

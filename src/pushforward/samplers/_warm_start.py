@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def _climb(
         entropy = 0.5 * layout.dim * (1.0 + jnp.log(2 * jnp.pi)) - 0.5 * jnp.sum(jnp.log(size))
         return jnp.mean(jax.vmap(density)(draws)) + entropy
 
-    def iterate(carry: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+    def iterate(carry: Any, _: None) -> tuple[Any, None]:
         x, damping, best_x, best_size, best_vectors, best_elbo = carry
         value, gradient, size, vectors = local(x)
         here = value if mode else elbo(x, size, vectors)

@@ -69,7 +69,7 @@ class CallbackRun:
 
         @jax.custom_vjp
         def density(moving: dict[str, Array], fixed: dict[str, Array]) -> dict[str, Array]:
-            return jax.pure_callback(value, out_shapes, moving, fixed, vmap_method="sequential")  # type: ignore[no-any-return]
+            return jax.pure_callback(value, out_shapes, moving, fixed, vmap_method="sequential")
 
         def forward(moving: dict[str, Array], fixed: dict[str, Array]) -> tuple[dict[str, Array], Any]:
             return density(moving, fixed), (moving, fixed)

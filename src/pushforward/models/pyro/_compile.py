@@ -184,7 +184,7 @@ def _liftable(density: Density, indices: dict[str, torch.Tensor] | None) -> set[
 
 
 def _refuse_missing_x64(compiled: Compiled) -> None:
-    if jax.config.jax_enable_x64:
+    if jax.config.read("jax_enable_x64"):
         return
     for graph in (compiled.full, compiled.minibatch):
         where = None if graph is None else graph.float64_use()

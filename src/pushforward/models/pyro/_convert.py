@@ -68,7 +68,7 @@ def convert(
             meta = fx.meta.get("tensor_meta")
             single = hasattr(meta, "dtype")
             target = fx.target
-            op = str(target) if isinstance(target, torch._ops.OpOverload) else f"{target.__module__}.{target.__name__}"  # type: ignore[union-attr]
+            op = str(target) if isinstance(target, torch._ops.OpOverload) else f"{target.__module__}.{target.__name__}"
             nodes.append(
                 Node(
                     i,

@@ -144,7 +144,7 @@ def build(
         params=params,
         data=observed,
         buffers={
-            str(i): jnp.asarray(m._buffers[k].detach().numpy()) for i, (m, k) in enumerate(compiled.density.buffers)
+            str(i): jnp.asarray(m.get_buffer(k).detach().numpy()) for i, (m, k) in enumerate(compiled.density.buffers)
         },
         constant_arrays={k: jnp.asarray(v) for k, v in compiled.constants.items()},
         arguments={k: jnp.asarray(v) for k, v in arrays.items() if not _is_observed(v, observed)},

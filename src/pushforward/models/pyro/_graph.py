@@ -12,7 +12,7 @@ import numpy as np
 class Ref(NamedTuple):
     """A value of the graph: an input, a constant or the result of a node."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
 
 
 class Origin(NamedTuple):
@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 class Node(NamedTuple):
     """One operation. Its results are values ``index``; operations with several results return a tuple."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     op: str
     """Full name with overload, e.g. ``"aten.add.Tensor"``."""
     args: tuple[Any, ...]

@@ -46,7 +46,7 @@ class Host:
 
             self._content = cloudpickle.loads(self._payload)
         assert self._content is not None
-        return self._content  # type: ignore[return-value]
+        return self._content
 
     def cached(self, name: str, build: Callable[[], Any]) -> Any:
         """A torch-side object built once per process."""

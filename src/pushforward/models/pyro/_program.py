@@ -120,7 +120,7 @@ class PyroProgram(AbstractProgram):
         graph = self.full if indices is None else self.minibatch
         if graph is None:
             return CallbackRun(self.host, indices is not None, inputs)
-        if not jax.config.jax_enable_x64:
+        if not jax.config.read("jax_enable_x64"):
             where = graph.float64_use()
             if where is not None:
                 raise ValueError(

@@ -207,11 +207,11 @@ def _plates(bind: Bind) -> Iterator[None]:
             subsample_size = None
         return original.__func__(name, size, subsample_size, subsample, use_cuda, device)
 
-    SubsampleMessenger._subsample = staticmethod(subsample)  # type: ignore[method-assign]
+    SubsampleMessenger._subsample = staticmethod(subsample)
     try:
         yield
     finally:
-        SubsampleMessenger._subsample = original  # type: ignore[method-assign]
+        SubsampleMessenger._subsample = original
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ def structure_of(host: Host) -> Structure:
         model, args, kwargs, data = host.content
         return discover(model, args, kwargs, as_torch(data), seed=0, latent=host.latent, num_draws=1)
 
-    return host.cached("structure", build)  # type: ignore[no-any-return]
+    return host.cached("structure", build)
 
 
 def as_torch(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from numpyro.distributions import constraints as nc
 class Bound(NamedTuple):
     """A bound that is computed by the program: which of the site's bounds, and its value when the program was built."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     text: str
 
 

@@ -56,7 +56,8 @@ def checkpoint_writer(
 
     def save(step: int, state: Any, records: Callable[[], PyTree]) -> None:
         parts = {"job.pkl": payload, **_pack("state", state), **_pack("records", records())}
-        full = {"format": _FORMAT, "version": _VERSION, "x64": bool(jax.config.jax_enable_x64), "step": step, **header}
+        x64 = bool(jax.config.read("jax_enable_x64"))
+        full = {"format": _FORMAT, "version": _VERSION, "x64": x64, "step": step, **header}
         _write_atomically(path, {"header.json": json.dumps(full).encode(), **parts})
 
     return save
@@ -98,7 +99,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"'{path}' has checkpoint version {header['version']}; this release reads up to {_VERSION}. Upgrade "
             "pushforward."
         )
-    if header["x64"] != bool(jax.config.jax_enable_x64):
+    if header["x64"] != bool(jax.config.read("jax_enable_x64")):
         width, call = ("64", "pf.enable_x64() first") if header["x64"] else ("32", "a process without x64")
         raise ValueError(
             f"'{path}' was written with {width}-bit floats, this process uses the other width. Resume it in {call}."
@@ -136,7 +137,10 @@ def _pack(name: str, tree: PyTree) -> dict[str, bytes]:
     leaves, treedef = jax.tree.flatten(tree)
     keys = [i for i, x in enumerate(leaves) if _is_key(x)]
     buffer = io.BytesIO()
-    np.savez(buffer, **{str(i): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for i, x in enumerate(leaves)})
+    arrays: dict[str, Any] = {
+        str(i): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for i, x in enumerate(leaves)
+    }
+    np.savez(buffer, **arrays)
     # Modules cannot be pickled inside a treedef; a tree of the same structure can.
     skeleton = jax.tree.unflatten(treedef, list(range(len(leaves))))
     return {f"{name}.npz": buffer.getvalue(), f"{name}.tree": cloudpickle.dumps((skeleton, keys))}

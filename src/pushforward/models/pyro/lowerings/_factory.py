@@ -87,7 +87,7 @@ def _scalar_tensor(value: Any, *, dtype: str | None = None, **_: Any) -> Array:
 
 @_lowers("aten.arange")
 def _arange(*args: Any, dtype: str | None = None, **_: Any) -> Array:
-    return jnp.arange(*args, dtype=canonical(dtype) if dtype else None)
+    return jnp.arange(*args, dtype=canonical(dtype) if dtype else None)  # type: ignore[misc]  # at most three arguments
 
 
 @_lowers("aten.linspace.default")

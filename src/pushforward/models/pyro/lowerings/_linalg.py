@@ -221,7 +221,8 @@ def _matrix_exp(a: Array) -> Array:
 
 @_lowers("aten.linalg_cross")
 def _cross(a: Array, b: Array, *, dim: int = -1) -> Array:
-    return jnp.cross(*jnp.broadcast_arrays(a, b), axis=dim)
+    a, b = jnp.broadcast_arrays(a, b)
+    return jnp.cross(a, b, axis=dim)
 
 
 @_lowers("aten._trilinear")

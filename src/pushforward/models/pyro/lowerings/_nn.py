@@ -171,8 +171,12 @@ def _convolution(
     return out[0] if unbatched else out
 
 
-def _per_channel(v: Array | None, ndim: int) -> Array | None:
-    return None if v is None else jnp.reshape(v, (1, -1) + (1,) * (ndim - 2))
+def _per_channel(v: Array, ndim: int) -> Array:
+    return jnp.reshape(v, (1, -1) + (1,) * (ndim - 2))
+
+
+def _per_channel_or_none(v: Array | None, ndim: int) -> Array | None:
+    return None if v is None else _per_channel(v, ndim)
 
 
 def _affine(x: Array, weight: Array | None, bias: Array | None) -> Array:
@@ -199,7 +203,11 @@ def _group_norm(
     mean = jnp.mean(grouped, -1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(grouped - mean), -1, keepdims=True) + eps)
     out = jnp.reshape((grouped - mean) * inverse, x.shape)
-    return _affine(out, _per_channel(weight, x.ndim), _per_channel(bias, x.ndim)), mean[..., 0], inverse[..., 0]
+    return (
+        _affine(out, _per_channel_or_none(weight, x.ndim), _per_channel_or_none(bias, x.ndim)),
+        mean[..., 0],
+        inverse[..., 0],
+    )
 
 
 def _batch_norm(
@@ -213,6 +221,7 @@ def _batch_norm(
     eps: float,
 ) -> tuple[Array, ...]:
     axes = (0, *range(2, x.ndim))
+    new: tuple[Any, ...]
     if training:
         mean = jnp.mean(x, axes)
         shifted = x - _per_channel(mean, x.ndim)
@@ -230,7 +239,11 @@ def _batch_norm(
         inverse = jax.lax.rsqrt(var + eps)
         shifted = x - _per_channel(mean, x.ndim)
         new = (running_mean, running_var)
-    out = _affine(shifted * _per_channel(inverse, x.ndim), _per_channel(weight, x.ndim), _per_channel(bias, x.ndim))
+    out = _affine(
+        shifted * _per_channel(inverse, x.ndim),
+        _per_channel_or_none(weight, x.ndim),
+        _per_channel_or_none(bias, x.ndim),
+    )
     saved = (mean, inverse) if training else (jnp.zeros((0,), x.dtype),) * 2
     return out, *saved, *new
 

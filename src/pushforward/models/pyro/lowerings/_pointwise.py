@@ -168,7 +168,7 @@ def _pow(x: Any, y: Any) -> Array:
     return _power(a, b) if jnp.issubdtype(dtype, jnp.floating) else jnp.power(a, b)
 
 
-for _name, _function in {
+for _name, _function in {  # type: ignore[assignment]  # ufuncs and functions have no common type
     "eq": jnp.equal,
     "ne": jnp.not_equal,
     "lt": jnp.less,
@@ -195,7 +195,11 @@ for _name, _function in {
     TABLE[f"aten.{_name}"] = lambda x, y, f=_function: f(*broadcast(x, y))
 
 
-for _name, _function in {"atan2": jnp.arctan2, "logaddexp": jnp.logaddexp, "copysign": jnp.copysign}.items():
+for _name, _function in {  # type: ignore[assignment]  # ufuncs and functions have no common type
+    "atan2": jnp.arctan2,
+    "logaddexp": jnp.logaddexp,
+    "copysign": jnp.copysign,
+}.items():
     TABLE[f"aten.{_name}"] = lambda x, y, f=_function: f(*broadcast(x, y, float=True))
 
 
@@ -212,7 +216,7 @@ def _hypot(x: Any, y: Any) -> Array:
     return jnp.hypot(a, b)
 
 
-for _name, _function in {
+for _name, _function in {  # type: ignore[assignment]  # ufuncs and functions have no common type
     "logical_and": jnp.logical_and,
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,

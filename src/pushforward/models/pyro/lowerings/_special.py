@@ -99,7 +99,7 @@ for _names, _function in {
     ("special_log1p",): jnp.log1p,
 }.items():
     for _name in _names:
-        TABLE[f"aten.{_name}"] = _unary(_function)
+        TABLE[f"aten.{_name}"] = _unary(_function)  # type: ignore[arg-type]  # the table's values have no common type
 
 
 @_lowers("aten.polygamma", "aten.special_polygamma")
