@@ -46,7 +46,7 @@ def fit(
     num_steps: int = 20_000,
     num_particles: int | None = None,
     num_restarts: int = 4,
-    num_draws: int = 2_000,
+    num_draws: int = 4_096,
     stop_early: bool = True,
     init: AbstractGuide | Posterior | None = None,
     key: Key,
@@ -71,7 +71,7 @@ def fit(
         num_steps: at most this many gradient steps.
         num_particles: draws of the guide per step and restart; default 8 (1 for point masses).
         num_restarts: starting points optimised side by side; their disagreement reveals missed modes.
-        num_draws: draws kept in the result.
+        num_draws: draws kept in the result; quasi-random for Gaussian guides, where a power of two is best.
         stop_early: stop a restart when its loss no longer improves; False runs all ``num_steps``.
         init: a guide or a fitted posterior of the same family to start from, instead of the Newton climb.
         key: a key; equal keys give equal bits, whatever the progress bar, chunks or checkpoints.

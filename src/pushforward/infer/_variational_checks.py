@@ -102,15 +102,19 @@ def _check_weights(
     tree: xr.DataTree, log_weights: np.ndarray, rounding: float, details: dict[str, Any]
 ) -> list[Finding]:
     findings: list[Finding] = []
-    num_draws = log_weights.shape[1]
+    # A fit weighs more draws than it keeps: tails are what k-hat is about.
+    record = group(tree, "optimization")
+    extra = np.asarray(record["log_weights"].values, np.float64)[None] if record is not None and "log_weights" in record else None
+    judged = log_weights if extra is None or not np.isfinite(extra).all() else extra
+    num_draws = judged.shape[1]
     threshold = khat_threshold(num_draws)
     # Chains may be draws of different guides, whose weights have different normalisers: one fit per chain.
     fits = [pareto_khat(chain, rounding) for chain in log_weights]
-    khats = np.array([khat for _, khat in fits])
+    khats = np.array([khat for _, khat in (fits if judged is log_weights else [pareto_khat(judged[0], rounding)])])
     khat = float("nan") if np.isnan(khats).any() else float(khats.max())
-    details.update(khat=khat, khat_threshold=threshold)
-    details["elbo"] = float(log_weights.mean())
-    details["elbo_se"] = float(log_weights.std(ddof=1) / np.sqrt(log_weights.size)) if log_weights.size > 1 else np.nan
+    details.update(khat=khat, khat_threshold=threshold, khat_draws=num_draws)
+    details["elbo"] = float(judged.mean())
+    details["elbo_se"] = float(judged.std(ddof=1) / np.sqrt(judged.size)) if judged.size > 1 else np.nan
     if np.isnan(khat):
         findings.append(
             Finding(

@@ -53,6 +53,15 @@ class AbstractGuide(eqx.Module):
 class AbstractLocationScale(AbstractGuide):
     """A family closed under affine maps: it can be optimised in whitened coordinates and mapped back exactly."""
 
+    @property
+    @abc.abstractmethod
+    def noise_dim(self) -> int:
+        """Number of standard normal numbers that one draw takes."""
+
+    @abc.abstractmethod
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """The position that standard normal noise is pushed to, and its log-density. Lets draws be quasi-random."""
+
     @abc.abstractmethod
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, "..."]) -> AbstractLocationScale:
         """The law of ``shift + scale * z`` for z from this guide.

@@ -38,6 +38,15 @@ class Delta(AbstractLocationScale):
 
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """The mode, and zero."""
+        return self.from_noise(jnp.zeros((0,)))
+
+    @property
+    def noise_dim(self) -> int:
+        """See `AbstractLocationScale.noise_dim`."""
+        return 0
+
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """See `AbstractLocationScale.from_noise`."""
         loc = bound(self, self.loc)
         return self.layout.unravel(loc), jnp.zeros((), loc.dtype)
 

@@ -56,8 +56,16 @@ class FullRank(AbstractLocationScale):
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
         loc = bound(self, self.loc)
-        eps = jax.random.normal(key, loc.shape, loc.dtype)
-        z = loc + self.cholesky() @ eps
+        return self.from_noise(jax.random.normal(key, loc.shape, loc.dtype))
+
+    @property
+    def noise_dim(self) -> int:
+        """See `AbstractLocationScale.noise_dim`."""
+        return bound(self, self.layout).dim
+
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """See `AbstractLocationScale.from_noise`."""
+        z = bound(self, self.loc) + self.cholesky() @ eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - jnp.diagonal(self.raw) - 0.5 * LOG_2PI)
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:

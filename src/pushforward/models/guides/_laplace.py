@@ -42,8 +42,18 @@ class Laplace(AbstractLocationScale):
 
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`; the mode and zero before `finish`."""
+        loc = bound(self, self.loc)
+        return self.from_noise(jax.random.normal(key, loc.shape, loc.dtype))
+
+    @property
+    def noise_dim(self) -> int:
+        """See `AbstractLocationScale.noise_dim`."""
+        return bound(self, self.layout).dim
+
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """See `AbstractLocationScale.from_noise`; the mode and zero before `finish`."""
         if self.gaussian is not None:
-            return self.gaussian.sample_and_log_prob(key)
+            return self.gaussian.from_noise(eps)
         loc = bound(self, self.loc)
         return self.layout.unravel(loc), jnp.zeros((), loc.dtype)
 

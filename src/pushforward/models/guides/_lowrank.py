@@ -61,9 +61,18 @@ class LowRank(AbstractLocationScale):
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
         loc = bound(self, self.loc)
-        key_low, key_diagonal = jax.random.split(key)
-        low = jax.random.normal(key_low, (self.factor.shape[1],), loc.dtype)
-        centred = self.factor @ low + jnp.exp(self.log_scale) * jax.random.normal(key_diagonal, loc.shape, loc.dtype)
+        return self.from_noise(jax.random.normal(key, (self.noise_dim,), loc.dtype))
+
+    @property
+    def noise_dim(self) -> int:
+        """See `AbstractLocationScale.noise_dim`."""
+        return bound(self, self.layout).dim + self.factor.shape[1]
+
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """See `AbstractLocationScale.from_noise`. The first ``rank`` numbers go through W."""
+        loc = bound(self, self.loc)
+        rank = self.factor.shape[1]
+        centred = self.factor @ eps[:rank] + jnp.exp(self.log_scale) * eps[rank:]
         return self.layout.unravel(loc + centred), self._log_prob_centred(centred)
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:

@@ -45,8 +45,16 @@ class MeanField(AbstractLocationScale):
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
         loc = bound(self, self.loc)
-        eps = jax.random.normal(key, loc.shape, loc.dtype)
-        z = loc + jnp.exp(self.log_scale) * eps
+        return self.from_noise(jax.random.normal(key, loc.shape, loc.dtype))
+
+    @property
+    def noise_dim(self) -> int:
+        """See `AbstractLocationScale.noise_dim`."""
+        return bound(self, self.layout).dim
+
+    def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
+        """See `AbstractLocationScale.from_noise`."""
+        z = bound(self, self.loc) + jnp.exp(self.log_scale) * eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - self.log_scale - 0.5 * LOG_2PI)
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:

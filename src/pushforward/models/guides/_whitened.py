@@ -28,6 +28,16 @@ class Whitened(AbstractGuide):
     """Positive vector, or lower-triangular matrix with positive diagonal."""
     layout: Layout
 
+    @property
+    def has_density(self) -> bool:  # type: ignore[override]
+        """Whether the inner guide has one."""
+        return self.inner.has_density
+
+    @property
+    def jacobian(self) -> bool:  # type: ignore[override]
+        """As the inner guide."""
+        return self.inner.jacobian
+
     def bind(self, target: Target) -> Whitened:
         """See `AbstractGuide.bind`."""
         return self
