@@ -25,6 +25,8 @@ from .models import Target as Target
 from .models import enable_x64 as enable_x64
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
+from .models import from_pyro as from_pyro
+from .models import register_lowering as register_lowering
 from .models.guides import Delta as Delta
 from .models.guides import FullRank as FullRank
 from .models.guides import Laplace as Laplace

@@ -4,3 +4,5 @@ from ._logdensity import from_logdensity as from_logdensity
 from ._numpyro import from_numpyro as from_numpyro
 from ._precision import enable_x64 as enable_x64
 from ._target import Target as Target
+from .pyro import from_pyro as from_pyro
+from .pyro import register_lowering as register_lowering
