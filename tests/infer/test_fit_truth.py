@@ -1,4 +1,4 @@
-"""No silent failure: exact answers where they exist, `doubtful` where the guide cannot be right, a named stop otherwise."""
+"""No silent failure: exact answers where they exist, `doubtful` where the guide cannot be right, else a named stop."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_conjugate_regression_in_awkward_units(guide, getkey):
     covariance = np.linalg.inv(x.T @ x / 4.0 + np.eye(3) / 100.0)
     mean, sd = covariance @ x.T @ y / 4.0, np.sqrt(np.diag(covariance))
     np.testing.assert_allclose((np.asarray(posterior.guide.loc) - mean) / sd, 0.0, atol=0.02)
-    np.testing.assert_allclose(np.asarray(posterior.guide.covariance()) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.02)
+    np.testing.assert_allclose(
+        np.asarray(posterior.guide.covariance()) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.02
+    )
     assert posterior.verdict.status == "ok", posterior.verdict.reasons
 
 
@@ -138,8 +140,14 @@ def test_too_few_steps_is_not_ok(getkey):
 def test_learning_rate_free_optimisers(name, getkey):
     """The tuning-free optimisers of optax.contrib, as they come, in awkward units."""
     x = np.random.default_rng(0).normal(40.0, 1.0, 25)
-    optimizer = {"dog": optax.contrib.dog, "prodigy": optax.contrib.prodigy, "dadapt_adamw": optax.contrib.dadapt_adamw}[name]()
-    posterior = pf.fit(pf.from_numpyro(normal_mean, x), optimizer=optimizer, key=getkey(), progress=False, num_steps=5000)
+    optimizer = {
+        "dog": optax.contrib.dog,
+        "prodigy": optax.contrib.prodigy,
+        "dadapt_adamw": optax.contrib.dadapt_adamw,
+    }[name]()
+    posterior = pf.fit(
+        pf.from_numpyro(normal_mean, x), optimizer=optimizer, key=getkey(), progress=False, num_steps=5000
+    )
     mean, sd = exact_normal_mean(x)
     assert abs(float(posterior.guide.loc[0]) - mean) < 0.05 * sd
     assert abs(float(posterior.guide.covariance()[0, 0]) ** 0.5 / sd - 1) < 0.05
@@ -167,7 +175,9 @@ def test_minibatches_reach_the_full_data_posterior(getkey):
 
 def test_program_guide_reaches_the_posterior(getkey):
     y = np.random.default_rng(0).normal(3.0, 1.0, 30)
-    posterior = pf.fit(pf.from_numpyro(minibatch, y, size=None), pf.program_guide(guide_program), key=getkey(), progress=False)
+    posterior = pf.fit(
+        pf.from_numpyro(minibatch, y, size=None), pf.program_guide(guide_program), key=getkey(), progress=False
+    )
     mean, sd = exact_normal_mean(y)
     values = posterior.guide.param_values()
     assert abs(float(values["loc"]) - mean) < 0.02 * sd
@@ -210,7 +220,7 @@ def test_minibatch_that_disagrees_between_model_and_guide_is_refused(guide, mess
 
 
 def test_local_guide_and_model_share_their_minibatch(getkey):
-    """log p - log q of a minibatch, averaged over all minibatches, is that of the full data."""
+    """Log p - log q of a minibatch, averaged over all minibatches, is that of the full data."""
     import itertools
 
     y = jnp.arange(6.0)

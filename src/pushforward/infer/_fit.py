@@ -56,18 +56,20 @@ def fit(
 ) -> Posterior:
     """Fit a variational guide to a target and say whether the answer can be trusted.
 
-    Several restarts run at once. Location-scale guides start from the best local Gaussians that a damped Newton climb finds
-    from many points and are optimised in coordinates whitened there, so that the default optimiser (Adam, its step reduced
-    as the loss stalls) needs no tuning. A restart stops when its loss no longer improves beyond Monte Carlo noise; the last
-    phase averages iterates. The best restart by ELBO is returned, together with what the others found.
+    Several restarts run at once. Location-scale guides start from the best local Gaussians that a damped Newton climb
+    finds from many points and are optimised in coordinates whitened there, so that the default optimiser (Adam, its
+    step reduced as the loss stalls) needs no tuning. A restart stops when its loss no longer improves beyond Monte
+    Carlo noise; the last phase averages iterates. The best restart by ELBO is returned, together with what the others
+    found.
 
     Args:
         target: from `from_numpyro`, `from_pyro` or `from_logdensity`.
-        guide: variational family, bound or not, or its class. None takes `FullRank` up to 64 dimensions, else `MeanField`.
+        guide: variational family, bound or not, or its class. None takes `FullRank` up to 64 dimensions, else
+            `MeanField`.
         objective: what is maximised; default `ELBO()`.
         gradient: how it is differentiated; default `Path()`.
-        optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule is
-            left alone. It acts in whitened coordinates for location-scale guides.
+        optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule
+            is left alone. It acts in whitened coordinates for location-scale guides.
         num_steps: at most this many gradient steps.
         num_particles: draws of the guide per step and restart; default 8 (1 for point masses).
         num_restarts: starting points optimised side by side; their disagreement reveals missed modes.
@@ -84,7 +86,8 @@ def fit(
 
     Raises:
         ValueError: for bad arguments, a guide that does not fit the model, or no starting point of finite density.
-        NonFiniteError: if every restart meets a value that is not finite; names step and site and keeps the last good state.
+        NonFiniteError: if every restart meets a value that is not finite; names step and site and keeps the last good
+            state.
 
     Bias: that of the objective and the family; the verdict measures it (PSIS k-hat). Cost: num_restarts * num_particles
     gradients of the log-density per step. With an improper or partly improper model the ELBO is known up to a constant.
@@ -104,7 +107,8 @@ def fit(
     start_from = init.guide if isinstance(init, Posterior) else init
     if start_from is not None and type(start_from) is not type(bound_guide):
         raise ValueError(
-            f"init is a {type(start_from).__name__}, but the guide is a {type(bound_guide).__name__}: expected the same family to start from."
+            f"init is a {type(start_from).__name__}, but the guide is a {type(bound_guide).__name__}: expected the "
+            "same family to start from."
         )
     guides = starting_guides(key_starts, target, bound_guide, num_restarts, start_from)
     parameters, frozen, shared = stack_starts(target, guides)
@@ -195,7 +199,7 @@ def _check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         return default_optimizer()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
-            f"optimizer={optimizer!r}: expected an optax transformation such as optax.adam(1e-2) or optax.contrib.prodigy(), or None for the "
-            "default, which needs no learning rate."
+            f"optimizer={optimizer!r}: expected an optax transformation such as optax.adam(1e-2) or "
+            "optax.contrib.prodigy(), or None for the default, which needs no learning rate."
         )
     return optax.with_extra_args_support(optimizer)

@@ -39,7 +39,13 @@ class _Judged(NamedTuple):
 
 
 def fitted_posterior(
-    kernel: Variational, result: RunResult, key: Key, num_draws: int, guide_name: str, provenance: dict[str, Any], began: float
+    kernel: Variational,
+    result: RunResult,
+    key: Key,
+    num_draws: int,
+    guide_name: str,
+    provenance: dict[str, Any],
+    began: float,
 ) -> Posterior:
     """Choose the best parameters of every restart and the best restart, draw from it, and judge it."""
     state: VariationalState = result.state
@@ -58,7 +64,9 @@ def fitted_posterior(
     weights = {}
     if guide.has_density:
         # k-hat is about tails: it gets more draws than are kept.
-        _, weighted_log_p, weighted_log_q = draw_guide(target, guide, key_weights, max(_WEIGHT_DRAWS, num_draws), keep=False)
+        _, weighted_log_p, weighted_log_q = draw_guide(
+            target, guide, key_weights, max(_WEIGHT_DRAWS, num_draws), keep=False
+        )
         weights = {"log_weights": (("weight_draw",), np.asarray(weighted_log_p - weighted_log_q))}
     failed = np.asarray(state.failed_step)
     optimization = {
@@ -89,12 +97,14 @@ def fitted_posterior(
     )
 
 
-def draw_guide(target: Target, guide: AbstractGuide, key: Key, num_draws: int, *, keep: bool = True) -> tuple[Any, Array, Array]:
+def draw_guide(
+    target: Target, guide: AbstractGuide, key: Key, num_draws: int, *, keep: bool = True
+) -> tuple[Any, Array, Array]:
     """Draws of a guide with log p and log q of each, evaluated in blocks of 256; ``keep=False`` drops the positions.
 
-    Location-scale guides push a scrambled Sobol sequence, so that means and standard deviations of the draws have far less
-    Monte Carlo error than independent draws (whose standard errors, as reported, are then upper bounds). Other guides are
-    drawn from independently, draw i with ``fold_in(key, i)``.
+    Location-scale guides push a scrambled Sobol sequence, so that means and standard deviations of the draws have far
+    less Monte Carlo error than independent draws (whose standard errors, as reported, are then upper bounds). Other
+    guides are drawn from independently, draw i with ``fold_in(key, i)``.
     """
     if isinstance(guide, AbstractLocationScale) and 0 < guide.noise_dim <= _SOBOL_DIMENSIONS:
         return _push_many(target, guide, normal_sobol(key, num_draws, guide.noise_dim), keep)
@@ -116,7 +126,7 @@ def normal_sobol(key: Key, num_draws: int, dim: int) -> Float[Array, "draw dim"]
 @functools.partial(jax.jit, static_argnames="keep")
 def _push_many(target: Target, guide: AbstractLocationScale, noise: Array, keep: bool) -> tuple[Any, Array, Array]:  # noqa: FBT001
     def one(eps: Array) -> tuple[Any, Array, Array]:
-        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))
+        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))  # type: ignore[attr-defined]  # every location-scale guide has one
         return position if keep else None, target.logdensity(position), log_q
 
     return jax.lax.map(one, noise, batch_size=min(len(noise), 256))
@@ -134,7 +144,6 @@ def _draw_many(target: Target, guide: AbstractGuide, keys: Key, keep: bool) -> t
 @jax.jit
 def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Judged, Parameters]:
     """Per restart, the best of: averaged iterates, best window, last iterate. Judged on common draws and all data."""
-
 
     def one(state: VariationalState) -> tuple[_Judged, Parameters]:
         average = jax.tree.map(lambda a, p: jnp.where(state.averaged > 0, a, p), state.average, state.parameters)
@@ -156,7 +165,11 @@ def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(_SELECTION_DRAWS))
     draws, weights = jax.lax.map(one, keys, batch_size=250)
-    return _Judged(jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), jnp.std(draws, 0))
+    sd = jnp.std(draws, 0)
+    if isinstance(guide, Whitened) and guide.point:
+        # A point mass has no spread; restarts are compared in units of the local curvature.
+        sd = guide.scale if guide.scale.ndim == 1 else jnp.sqrt(jnp.sum(guide.scale**2, -1))
+    return _Judged(jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), sd)
 
 
 def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> NonFiniteError:
@@ -172,12 +185,16 @@ def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> Non
     particle_key = jax.random.fold_in(kernel_key, restart)
     sites, position = _failing_sites(target, guide, particle_key, kernel.num_particles, batch)
     best = info_state.ledger.best_loss[restart]
-    kept = f"the best parameters so far have loss {float(best):.4g}" if bool(jnp.isfinite(best)) else "no window of steps was completed before"
+    kept = (
+        f"the best parameters so far have loss {float(best):.4g}"
+        if bool(jnp.isfinite(best))
+        else "no window of steps was completed before"
+    )
     values = {k: np.asarray(v).ravel()[:3].round(4).tolist() for k, v in target.constrain(position).items()}
     message = (
-        f"The fit stopped at step {step} (restart {restart}): {sites} Last good state: {kept} (error.state). Values at the draw: {values}. "
-        f"Replay key: {jax.random.key_data(kernel_key).tolist()}. Remedy: a smaller learning rate (or the default optimizer), a prior or "
-        "support that keeps the site finite, or cleaned data."
+        f"The fit stopped at step {step} (restart {restart}): {sites} Last good state: {kept} (error.state). Values at "
+        f"the draw: {values}. Replay key: {jax.random.key_data(kernel_key).tolist()}. Remedy: a smaller learning rate "
+        "(or the default optimizer), a prior or support that keeps the site finite, or cleaned data."
     )
     return NonFiniteError(message, step=step, key=kernel_key, state=error.state, records=error.records)
 
@@ -195,7 +212,8 @@ def _failing_sites(target: Target, guide: AbstractGuide, key: Key, num_particles
         if values[name] < worst_value:
             worst, worst_position, worst_value = name, position, values[name]
     return (
-        f"the loss exploded or its gradient is not finite; the lowest log-probability is {worst_value:.4g} at site '{worst}'.",
+        f"the loss exploded or its gradient is not finite; the lowest log-probability is {worst_value:.4g} at site "
+        f"'{worst}'.",
         worst_position,
     )
 

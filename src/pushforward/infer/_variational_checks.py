@@ -104,7 +104,11 @@ def _check_weights(
     findings: list[Finding] = []
     # A fit weighs more draws than it keeps: tails are what k-hat is about.
     record = group(tree, "optimization")
-    extra = np.asarray(record["log_weights"].values, np.float64)[None] if record is not None and "log_weights" in record else None
+    extra = (
+        np.asarray(record["log_weights"].values, np.float64)[None]
+        if record is not None and "log_weights" in record
+        else None
+    )
     judged = log_weights if extra is None or not np.isfinite(extra).all() else extra
     num_draws = judged.shape[1]
     threshold = khat_threshold(num_draws)

@@ -88,8 +88,8 @@ def bound(guide: Any, field: Any) -> Any:
     if field is None:
         name = type(guide).__name__
         raise ValueError(
-            f"{name}() is not bound to a target: it has no dimensions yet. Expected {name}(target) or guide.bind(target) before drawing; "
-            "pf.fit binds an unbound guide by itself."
+            f"{name}() is not bound to a target: it has no dimensions yet. Expected {name}(target) or "
+            "guide.bind(target) before drawing; pf.fit binds an unbound guide by itself."
         )
     return field
 

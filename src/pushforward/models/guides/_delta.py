@@ -17,7 +17,8 @@ class Delta(AbstractLocationScale):
     """A point mass at loc; fitting it finds the posterior mode in the *user's* space (MAP).
 
     The change of variables is left out of the objective, so the mode does not depend on how sites are unconstrained.
-    It carries no uncertainty: log q is reported as zero and k-hat does not exist. A flat or unbounded density has no mode.
+    It carries no uncertainty: log q is reported as zero and k-hat does not exist. A flat or unbounded density has no
+    mode.
 
     Args:
         target: binds the guide at 0; None leaves it unbound.

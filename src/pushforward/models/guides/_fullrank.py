@@ -87,7 +87,9 @@ class FullRank(AbstractLocationScale):
         """See `AbstractLocationScale.jittered`."""
         key_loc, key_scale = jax.random.split(key)
         return with_fields(
-            self, loc=self.loc + jitter_loc(key_loc, self.loc), raw=self.raw + jnp.diag(jitter_log_scale(key_scale, self.loc))
+            self,
+            loc=self.loc + jitter_loc(key_loc, self.loc),
+            raw=self.raw + jnp.diag(jitter_log_scale(key_scale, self.loc)),
         )
 
 

@@ -18,8 +18,8 @@ from ._fullrank import FullRank, from_cholesky
 class Laplace(AbstractLocationScale):
     """Gaussian at the mode of the density on unconstrained space, with the inverse negative Hessian as covariance.
 
-    While it is fitted it is a point mass at loc; `finish` adds the curvature. Exact for Gaussian posteriors; elsewhere it
-    sees the mode only. Cost of `finish`: dim gradients and one O(dim**3) factorisation.
+    While it is fitted it is a point mass at loc; `finish` adds the curvature. Exact for Gaussian posteriors; elsewhere
+    it sees the mode only. Cost of `finish`: dim gradients and one O(dim**3) factorisation.
 
     Args:
         target: binds the guide at 0; None leaves it unbound.
@@ -83,11 +83,13 @@ class Laplace(AbstractLocationScale):
         precision = curvature(target, loc)
         factor = jnp.linalg.cholesky(precision)
         if not bool(jnp.all(jnp.isfinite(factor))):
-            lowest = float(jnp.linalg.eigvalsh(precision)[0]) if bool(jnp.all(jnp.isfinite(precision))) else float("nan")
+            lowest = (
+                float(jnp.linalg.eigvalsh(precision)[0]) if bool(jnp.all(jnp.isfinite(precision))) else float("nan")
+            )
             raise ValueError(
-                f"The Laplace approximation of {target.program.source} does not exist at the point found: the negative Hessian has smallest "
-                f"eigenvalue {lowest:.3g}, expected positive. The density has no interior mode there (a funnel or a flat direction); use "
-                "FullRank or NUTS, or reparametrise."
+                f"The Laplace approximation of {target.program.source} does not exist at the point found: the negative "
+                f"Hessian has smallest eigenvalue {lowest:.3g}, expected positive. The density has no interior mode "
+                "there (a funnel or a flat direction); use FullRank or NUTS, or reparametrise."
             )
         inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(layout.dim, dtype=loc.dtype))
         covariance = 0.5 * (inverse + inverse.T)

@@ -33,7 +33,9 @@ class LowRank(AbstractLocationScale):
 
     def __init__(self, target: Target | None = None, *, rank: int | None = None, init_scale: float = 0.1) -> None:
         if rank is not None and rank < 1:
-            raise ValueError(f"LowRank(rank={rank}): expected at least 1, or None for ceil(sqrt(dim)). Rank 0 is MeanField.")
+            raise ValueError(
+                f"LowRank(rank={rank}): expected at least 1, or None for ceil(sqrt(dim)). Rank 0 is MeanField."
+            )
         self.rank = rank
         self.init_scale = check_scale(type(self).__name__, init_scale)
         self.layout = None if target is None else Layout.of(target.example)
@@ -92,7 +94,10 @@ class LowRank(AbstractLocationScale):
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, " dim"]) -> LowRank:
         """See `AbstractLocationScale.affine`."""
         return with_fields(
-            self, loc=shift + scale * self.loc, log_scale=self.log_scale + jnp.log(scale), factor=self.factor * scale[:, None]
+            self,
+            loc=shift + scale * self.loc,
+            log_scale=self.log_scale + jnp.log(scale),
+            factor=self.factor * scale[:, None],
         )
 
     def standard(self, target: Target) -> LowRank:
@@ -102,4 +107,8 @@ class LowRank(AbstractLocationScale):
     def jittered(self, key: Key) -> LowRank:
         """See `AbstractLocationScale.jittered`."""
         key_loc, key_scale = jax.random.split(key)
-        return with_fields(self, loc=self.loc + jitter_loc(key_loc, self.loc), log_scale=self.log_scale + jitter_log_scale(key_scale, self.loc))
+        return with_fields(
+            self,
+            loc=self.loc + jitter_loc(key_loc, self.loc),
+            log_scale=self.log_scale + jitter_log_scale(key_scale, self.loc),
+        )

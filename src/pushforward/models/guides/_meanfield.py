@@ -74,7 +74,11 @@ class MeanField(AbstractLocationScale):
     def jittered(self, key: Key) -> MeanField:
         """See `AbstractLocationScale.jittered`."""
         key_loc, key_scale = jax.random.split(key)
-        return with_fields(self, loc=self.loc + jitter_loc(key_loc, self.loc), log_scale=self.log_scale + jitter_log_scale(key_scale, self.loc))
+        return with_fields(
+            self,
+            loc=self.loc + jitter_loc(key_loc, self.loc),
+            log_scale=self.log_scale + jitter_log_scale(key_scale, self.loc),
+        )
 
     def covariance(self) -> Float[Array, "dim dim"]:
         """Covariance of the flat position."""

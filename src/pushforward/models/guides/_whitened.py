@@ -38,6 +38,11 @@ class Whitened(AbstractGuide):
         """As the inner guide."""
         return self.inner.jacobian
 
+    @property
+    def point(self) -> bool:
+        """Whether the inner guide is a point mass, for good or while it is optimised."""
+        return not self.inner.has_density or getattr(self.inner, "gaussian", self) is None
+
     def bind(self, target: Target) -> Whitened:
         """See `AbstractGuide.bind`."""
         return self
@@ -58,7 +63,7 @@ class Whitened(AbstractGuide):
         return self.inner.log_prob(self.layout.unravel(white), batch) - self._log_det()
 
     def _log_det(self) -> Float[Array, ""]:
-        if not self.inner.has_density or getattr(self.inner, "gaussian", self) is None:
+        if self.point:
             return jnp.zeros((), self.shift.dtype)
         diagonal = self.scale if self.scale.ndim == 1 else jnp.diagonal(self.scale)
         return jnp.sum(jnp.log(jax.lax.stop_gradient(diagonal)))
