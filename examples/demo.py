@@ -154,7 +154,9 @@ def draw_picture(posteriors: dict[str, dict[str, pf.Posterior]], path: Path) -> 
         ]
         axis.set_xticks(where, labels, rotation=90, fontsize=7)
         axis.set_title(titles[name])
-        axis.set_ylabel("posterior mean and 90 % interval")
+        axis.set_ylabel("posterior mean +- 1.645 sd")
+        low, high = (truth_mean - 1.645 * truth_sd).min(), (truth_mean + 1.645 * truth_sd).max()
+        axis.set_ylim(low - 0.35 * (high - low), high + 0.35 * (high - low))
         axis.legend(fontsize=8)
         axis.margins(x=0.01)
     figure.savefig(path, dpi=130)

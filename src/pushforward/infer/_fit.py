@@ -102,8 +102,7 @@ def fit(
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
-    point = not bound_guide.has_density or getattr(bound_guide, "gaussian", bound_guide) is None
-    particles = (1 if point else 8) if num_particles is None else check_count("num_particles", num_particles, 1)
+    particles = (1 if bound_guide.point else 8) if num_particles is None else check_count("num_particles", num_particles, 1)
     start_from = init.guide if isinstance(init, Posterior) else init
     if start_from is not None and type(start_from) is not type(bound_guide):
         raise ValueError(

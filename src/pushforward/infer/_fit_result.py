@@ -126,7 +126,7 @@ def normal_sobol(key: Key, num_draws: int, dim: int) -> Float[Array, "draw dim"]
 @functools.partial(jax.jit, static_argnames="keep")
 def _push_many(target: Target, guide: AbstractLocationScale, noise: Array, keep: bool) -> tuple[Any, Array, Array]:  # noqa: FBT001
     def one(eps: Array) -> tuple[Any, Array, Array]:
-        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))  # type: ignore[attr-defined]  # every location-scale guide has one
+        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))  # type: ignore[attr-defined]
         return position if keep else None, target.logdensity(position), log_q
 
     return jax.lax.map(one, noise, batch_size=min(len(noise), 256))

@@ -80,8 +80,7 @@ def starting_guides(
     points = starting_points(key_points, target, layout, max(_NUM_STARTS, 2 * num_restarts))
     key_draws, key_batch = jax.random.split(key_newton)
     batch = target.minibatch(key_batch) if target.subsampled else None
-    mode = isinstance(getattr(guide, "gaussian", 0), type(None)) or not guide.has_density
-    starts = newton_starts(key_draws, target, points, batch, jacobian=guide.jacobian, mode=mode)
+    starts = newton_starts(key_draws, target, points, batch, jacobian=guide.jacobian, mode=guide.point)
     if not bool(jnp.any(jnp.isfinite(starts.elbo))):
         starts = starts._replace(loc=points, elbo=jnp.zeros_like(starts.elbo))
     return _whitened(keys, target, guide, layout, starts, num_restarts)

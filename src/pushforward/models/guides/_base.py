@@ -29,6 +29,11 @@ class AbstractGuide(eqx.Module):
     jacobian: ClassVar[bool] = True
     """Whether the target's change of variables belongs in the objective; False for the mode in the user's space."""
 
+    @property
+    def point(self) -> bool:
+        """Whether the guide is a point mass, for good or while it is optimised."""
+        return not self.has_density
+
     @abc.abstractmethod
     def bind(self, target: Target) -> AbstractGuide:
         """This family over the positions of ``target``, at its default start."""

@@ -36,6 +36,11 @@ class Laplace(AbstractLocationScale):
         self.loc = None if self.layout is None else jnp.zeros((self.layout.dim,), self.layout.dtype)
         self.gaussian = None
 
+    @property
+    def point(self) -> bool:
+        """True until `finish`."""
+        return self.gaussian is None
+
     def bind(self, target: Target) -> Laplace:
         """See `AbstractGuide.bind`."""
         return Laplace(target)

@@ -40,8 +40,8 @@ class Whitened(AbstractGuide):
 
     @property
     def point(self) -> bool:
-        """Whether the inner guide is a point mass, for good or while it is optimised."""
-        return not self.inner.has_density or getattr(self.inner, "gaussian", self) is None
+        """As the inner guide."""
+        return self.inner.point
 
     def bind(self, target: Target) -> Whitened:
         """See `AbstractGuide.bind`."""

@@ -283,7 +283,7 @@ def _params(record: Record, model: Callable[..., Any]) -> dict[str, Param]:
         if isinstance(raw, torch.nn.Parameter) and not raw.requires_grad:
             continue
         try:
-            support = describe(msg["kwargs"].get("constraint", torch.distributions.constraints.real), bounds)
+            support = describe(msg["constraint"], bounds)
         except ValueError as error:
             raise ValueError(
                 f"The learnable parameter '{name}' cannot be optimised: {error}. Expected a constraint that "

@@ -39,14 +39,17 @@ def plain_python() -> Iterator[None]:
     Distribution._validate_sample = lambda self, value: None  # type: ignore[method-assign]
     torch.autograd.Function.apply = classmethod(forward_only)  # type: ignore[assignment,method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
+    onednn = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False), _Rewrites(), branch_free():
+        with _Rewrites(), branch_free():
             yield
     finally:
         Distribution.__init__ = init  # type: ignore[method-assign]
         Distribution._validate_sample = check  # type: ignore[method-assign]
         torch.autograd.Function.apply = apply  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch._C._set_mkldnn_enabled(onednn)
 
 
 _IN_PLACE = {

@@ -86,7 +86,9 @@ class Bind(Messenger):
             msg["value"] = value
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.record.params[msg["name"]] = dict(msg)
+        # A PyroModule leaves the constraint in the store instead of the statement.
+        stored = pyro.get_param_store()._constraints.get(msg["name"], torch.distributions.constraints.real)
+        self.record.params[msg["name"]] = {**msg, "constraint": msg["kwargs"].get("constraint", stored)}
 
     def _pyro_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample):
@@ -98,7 +100,8 @@ class Bind(Messenger):
         if msg["is_observed"]:
             if b.resample:
                 msg["is_observed"], msg["value"] = False, None
-            elif msg["value"] is not None and isinstance(msg["value"], torch.Tensor) and is_traced(msg["value"]):
+            elif b.indices is None and isinstance(msg["value"], torch.Tensor) and is_traced(msg["value"]):
+                # Traced although no index is: the data is a function of latent sites or parameters.
                 self.record.computed.add(name)
             elif name in b.observed:
                 msg["value"] = self._select(b.observed[name], msg)

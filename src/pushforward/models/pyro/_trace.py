@@ -121,9 +121,8 @@ class Recorder(TorchDispatchMode):
             )
         smaller = _decomposition(func)
         if smaller is not None:
-            # Decompositions write in place as well, so each is made functional in turn.
             with self:
-                return functionalize(smaller, remove="mutations")(*args, **kwargs)
+                return smaller(*args, **kwargs)
         if func._schema.is_mutable and not _owns_storage(args[0]):
             raise self.fail(
                 CompilationError(
