@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
 
 from ._branch_free import branch_free
+from ._rewrites import Rewrites
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def plain_python() -> Iterator[None]:
     onednn = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
-        with _Rewrites(), branch_free():
+        with Rewrites(), branch_free():
             yield
     finally:
         Distribution.__init__ = init  # type: ignore[method-assign]
@@ -50,41 +50,6 @@ def plain_python() -> Iterator[None]:
         torch.autograd.Function.apply = apply  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch._C._set_mkldnn_enabled(onednn)
-
-
-_IN_PLACE = {
-    torch.Tensor.__iand__: torch.Tensor.bitwise_and_,
-    torch.Tensor.__ior__: torch.Tensor.bitwise_or_,
-    torch.Tensor.__ixor__: torch.Tensor.bitwise_xor_,
-    torch.Tensor.__ilshift__: torch.Tensor.bitwise_left_shift_,
-    torch.Tensor.__irshift__: torch.Tensor.bitwise_right_shift_,
-}
-
-
-class _Rewrites(TorchFunctionMode):
-    """Replaces functions that write in place below the level where that can be undone."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        func = _IN_PLACE.get(func, func)
-        if func in (torch.nn.functional.pad, torch._C._nn.pad) and "circular" in (*args[2:3], kwargs.get("mode")):
-            return _pad_circular(args[0], args[1] if len(args) > 1 else kwargs["pad"])
-        if func is torch.Tensor.tolist:
-            return _tolist(args[0])
-        return func(*args, **kwargs)
-
-
-def _tolist(x: torch.Tensor) -> Any:
-    """Entry by entry, so that reading a traced value is noticed."""
-    return x.item() if x.dim() == 0 else [_tolist(part) for part in x.unbind()]
-
-
-def _pad_circular(x: torch.Tensor, pad: Any) -> torch.Tensor:
-    for i in range(len(pad) // 2):
-        dim, (before, after) = x.dim() - 1 - i, (int(pad[2 * i]), int(pad[2 * i + 1]))
-        size = x.shape[dim]
-        x = torch.cat([x.narrow(dim, size - before, before), x, x.narrow(dim, 0, after)], dim)
-    return x
 
 
 class _Context:

@@ -87,8 +87,9 @@ class Bind(Messenger):
 
     def _pyro_post_param(self, msg: Any) -> None:
         # A PyroModule leaves the constraint in the store instead of the statement.
-        stored = pyro.get_param_store()._constraints.get(msg["name"], torch.distributions.constraints.real)
-        self.record.params[msg["name"]] = {**msg, "constraint": msg["kwargs"].get("constraint", stored)}
+        stated = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+        constraint = pyro.get_param_store()._constraints.get(msg["name"], stated)
+        self.record.params[msg["name"]] = {**msg, "constraint": constraint}
 
     def _pyro_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample):

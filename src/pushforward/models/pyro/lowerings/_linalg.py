@@ -266,6 +266,16 @@ def _vector_norm(x: Array, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return jnp.where(zero, jnp.zeros_like(total), root)
 
 
+@_lowers("aten.norm")
+def _norm(x: Array, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: str | None = None) -> Array:
+    return _vector_norm(x, 2 if p is None else p, dim, keepdim)
+
+
+@_lowers("aten.block_diag")
+def _block_diag(blocks: tuple[Array, ...]) -> Array:
+    return jsl.block_diag(*[jnp.atleast_2d(b) for b in blocks])
+
+
 @_lowers("aten._cdist_forward", "aten._euclidean_dist")
 def _cdist(x: Array, y: Array, p: float = 2.0, compute_mode: Any = None) -> Array:
     difference = x[..., :, None, :] - y[..., None, :, :]

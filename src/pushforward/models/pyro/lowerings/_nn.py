@@ -309,6 +309,12 @@ def _mse_loss(x: Array, y: Array, reduction: int = 1) -> Array:
     return _reduce(jnp.square(x - y), reduction)
 
 
+@_lowers("aten.huber_loss")
+def _huber_loss(x: Array, y: Array, reduction: int = 1, delta: float = 1.0) -> Array:
+    size = jnp.abs(x - y)
+    return _reduce(jnp.where(size < delta, 0.5 * size * size, delta * (size - 0.5 * delta)), reduction)
+
+
 @_lowers("aten.binary_cross_entropy")
 def _binary_cross_entropy(x: Array, y: Array, weight: Array | None = None, reduction: int = 1) -> Array:
     floor = jnp.asarray(-100.0, x.dtype)

@@ -259,6 +259,20 @@ def _pixel_shuffle(x: Array, factor: int) -> Array:
     return jnp.reshape(y, (*lead, c // factor**2, h * factor, w * factor))
 
 
+@_lowers("aten.pixel_unshuffle")
+def _pixel_unshuffle(x: Array, factor: int) -> Array:
+    *lead, c, h, w = x.shape
+    y = jnp.reshape(x, (*lead, c, h // factor, factor, w // factor, factor))
+    y = jnp.moveaxis(y, (-3, -1), (-4, -3))
+    return jnp.reshape(y, (*lead, c * factor**2, h // factor, w // factor))
+
+
+@_lowers("aten.channel_shuffle", "aten.native_channel_shuffle")
+def _channel_shuffle(x: Array, groups: int) -> Array:
+    n, c, *rest = x.shape
+    return jnp.reshape(jnp.swapaxes(jnp.reshape(x, (n, groups, c // groups, *rest)), 1, 2), x.shape)
+
+
 @_lowers("aten.view_as_real")
 def _view_as_real(x: Array) -> Array:
     return jnp.stack([jnp.real(x), jnp.imag(x)], -1)

@@ -1,0 +1,91 @@
+"""Torch functions that write in place inside a fused kernel, as pure equivalents. Imports torch.
+
+Functionalisation happens above these kernels, so their writes would be lost; the table below catches them before. Load only
+from inside a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch._decomp import decompositions as parts
+from torch.overrides import TorchFunctionMode
+
+
+class Rewrites(TorchFunctionMode):
+    """Replaces the functions of the table while it is entered."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.pad, torch._C._nn.pad):
+            if "circular" in (*args[2:3], kwargs.get("mode")):
+                return _pad_circular(args[0], args[1] if len(args) > 1 else kwargs["pad"])
+            return func(*args, **kwargs)
+        if func in _RECURRENT and isinstance(args[2], (list, tuple)):
+            # Packed sequences have another signature: their weights come one later.
+            return _RECURRENT[func](*args, **kwargs)
+        return _TABLE.get(func, func)(*args, **kwargs)
+
+
+def _pad_circular(x: torch.Tensor, pad: Any) -> torch.Tensor:
+    for i in range(len(pad) // 2):
+        dim, (before, after) = x.dim() - 1 - i, (int(pad[2 * i]), int(pad[2 * i + 1]))
+        size = x.shape[dim]
+        x = torch.cat([x.narrow(dim, size - before, before), x, x.narrow(dim, 0, after)], dim)
+    return x
+
+
+def _tolist(x: torch.Tensor) -> Any:
+    """Entry by entry, so that reading a traced value is noticed."""
+    return x.item() if x.dim() == 0 else [_tolist(part) for part in x.unbind()]
+
+
+def _lstm_cell(
+    x: torch.Tensor, state: Any, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden, cell = state
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(hidden, w_hh, b_hh)).chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+def _gru_cell(
+    x: torch.Tensor, hidden: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
+) -> torch.Tensor:
+    ri, zi, ni = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    rh, zh, nh = F.linear(hidden, w_hh, b_hh).chunk(3, -1)
+    update = (zi + zh).sigmoid()
+    new = (ni + (ri + rh).sigmoid() * nh).tanh()
+    return new + update * (hidden - new)
+
+
+def _rnn_cell(activation: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def cell(
+        x: torch.Tensor, hidden: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
+    ) -> torch.Tensor:
+        return activation(F.linear(x, w_ih, b_ih) + F.linear(hidden, w_hh, b_hh))
+
+    return cell
+
+
+_RECURRENT: dict[Any, Callable[..., Any]] = {
+    torch.lstm: parts.lstm_impl,
+    torch.gru: parts.gru_impl,
+    torch.rnn_tanh: parts.rnn_tanh_input,
+    torch.rnn_relu: parts.rnn_relu_input,
+}
+_TABLE: dict[Any, Callable[..., Any]] = {
+    torch.lstm_cell: _lstm_cell,
+    torch.gru_cell: _gru_cell,
+    torch.rnn_tanh_cell: _rnn_cell(torch.tanh),
+    torch.rnn_relu_cell: _rnn_cell(torch.relu),
+    torch.Tensor.tolist: _tolist,
+    torch.Tensor.__iand__: torch.Tensor.bitwise_and_,
+    torch.Tensor.__ior__: torch.Tensor.bitwise_or_,
+    torch.Tensor.__ixor__: torch.Tensor.bitwise_xor_,
+    torch.Tensor.__ilshift__: torch.Tensor.bitwise_left_shift_,
+    torch.Tensor.__irshift__: torch.Tensor.bitwise_right_shift_,
+}
