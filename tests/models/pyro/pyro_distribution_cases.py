@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
+from pyro_excluded import EXCLUDED as EXCLUDED
 from pyro_translation import Gen
 
 Params = dict[str, torch.Tensor]
@@ -380,23 +381,6 @@ CASES: dict[str, Case] = {
         _counts(4),
     ),
     "ZeroInflatedPoisson": Case(_params(rate="positive", gate="unit"), _call(dist.ZeroInflatedPoisson), _counts(4)),
-}
-
-EXCLUDED = {
-    "ComposeTransformModule": "a transform, not a distribution",
-    "ConditionalDistribution": "abstract: a distribution only once it is conditioned",
-    "ConditionalTransform": "a transform, not a distribution",
-    "ConditionalTransformModule": "a transform, not a distribution",
-    "ConditionalTransformedDistribution": "abstract: conditioning gives a TransformedDistribution, which is tested",
-    "Distribution": "abstract base class",
-    "Empirical": "a weighted sample: log_prob looks values up by equality, which is no density",
-    "ExpandedDistribution": "what .expand returns for other distributions; its log_prob is theirs (covered by plates)",
-    "ExponentialFamily": "abstract base class",
-    "LinearHMM": "its log_prob raises NotImplementedError",
-    "Rejector": "its density is the user's own log_prob_accept and proposal",
-    "Stable": "has no density in closed form: log_prob raises (StableWithLogProb is tested)",
-    "TorchDistribution": "abstract base class",
-    "TransformModule": "a transform, not a distribution",
 }
 
 
