@@ -40,7 +40,11 @@ LIKELIHOOD = sum(normal(float(v), 0.7, 0.5) for v in Y)
         (base, {"mu": 0.4, "x": 0.7}, normal(0.4, 0, 2) + normal(0.7, 0.4) + LIKELIHOOD),
         (poutine.condition(base, {"x": X}), {"mu": 0.4}, normal(0.4, 0, 2) + normal(0.7, 0.4) + LIKELIHOOD),
         (poutine.do(base, {"x": X}), {"mu": 0.4, "x": 0.1}, normal(0.4, 0, 2) + normal(0.1, 0.4) + LIKELIHOOD),
-        (poutine.scale(base, scale=0.5), {"mu": 0.4, "x": 0.7}, 0.5 * (normal(0.4, 0, 2) + normal(0.7, 0.4) + LIKELIHOOD)),
+        (
+            poutine.scale(base, scale=0.5),
+            {"mu": 0.4, "x": 0.7},
+            0.5 * (normal(0.4, 0, 2) + normal(0.7, 0.4) + LIKELIHOOD),
+        ),
         (poutine.mask(base, mask=False), {"mu": 0.4, "x": 0.7}, 0.0),
         (
             poutine.mask(base, mask=torch.tensor([True, False])),

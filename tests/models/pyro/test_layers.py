@@ -80,7 +80,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "SmoothL1Loss": (lambda: _Halves(nn.SmoothL1Loss()), (6,)),
     "KLDivLoss": (lambda: _Halves(lambda a, b: nn.KLDivLoss(reduction="sum")(a.log_softmax(-1), b.softmax(-1))), (6,)),
     "cdist": (lambda: _Halves(lambda a, b: torch.cdist(a, b)), (6,)),
-    "norms": (lambda: _Apply(lambda x: torch.stack([x.norm(), x.norm(p=1), x.norm(dim=-1).sum(), x.norm(float("inf"))])), (6,)),
+    "norms": (
+        lambda: _Apply(lambda x: torch.stack([x.norm(), x.norm(p=1), x.norm(dim=-1).sum(), x.norm(float("inf"))])),
+        (6,),
+    ),
     "block_diag": (lambda: _Halves(lambda a, b: torch.block_diag(a, b)), (6,)),
     "einsum": (lambda: _Halves(lambda a, b: torch.einsum("ni,nj->nij", a, b)), (6,)),
     "fft": (lambda: _Apply(lambda x: torch.fft.irfft(torch.fft.rfft(x), n=x.shape[-1]) + torch.fft.fft(x).abs()), (6,)),

@@ -77,7 +77,9 @@ def test_network_is_learnable_if_registered(registered: bool) -> None:
     if not registered:
         assert target.program.params == {}
         weights = dict(enumerate(p.detach().numpy() for p in network.parameters()))
-        np.testing.assert_allclose(target.logdensity(at), prior + gaussian(Y, _forward(network, weights), 1.0), rtol=1e-12)
+        np.testing.assert_allclose(
+            target.logdensity(at), prior + gaussian(Y, _forward(network, weights), 1.0), rtol=1e-12
+        )
         return
     assert list(target.program.params) == [f"net$$${n}" for n, _ in network.named_parameters()]
     before = {n: p.detach().clone() for n, p in network.named_parameters()}

@@ -98,7 +98,9 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "args", "message"), REFUSED, ids=[f"{m.__name__}-{i}" for i, (m, _, _) in enumerate(REFUSED)])
+@pytest.mark.parametrize(
+    ("model", "args", "message"), REFUSED, ids=[f"{m.__name__}-{i}" for i, (m, _, _) in enumerate(REFUSED)]
+)
 def test_refused(model: Callable[..., Any], args: tuple[Any, ...], message: str) -> None:
     # "LINE k" stands for the k-th line of the model's body.
     first = model.__code__.co_firstlineno
@@ -178,12 +180,17 @@ def test_callback_backend() -> None:
     positions = fast.initial(jax.random.key(0), 3)
     batch = fast.minibatch(jax.random.key(1))
     for indices in (None, batch):
-        both = [jax.jit(jax.vmap(jax.value_and_grad(lambda p, t=t, i=indices: t.logdensity(p, i))))(positions) for t in (slow, fast)]
+        both = [
+            jax.jit(jax.vmap(jax.value_and_grad(lambda p, t=t, i=indices: t.logdensity(p, i))))(positions)
+            for t in (slow, fast)
+        ]
         np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-12)
         for name in positions:
             np.testing.assert_allclose(both[0][1][name], both[1][1][name], rtol=1e-9, atol=1e-10)
     at = jax.tree.map(lambda v: v[0], positions)
-    gradients = [jax.grad(lambda p, t=t: t.with_params(p).logdensity(at))({"scale": jnp.asarray(0.3)}) for t in (slow, fast)]
+    gradients = [
+        jax.grad(lambda p, t=t: t.with_params(p).logdensity(at))({"scale": jnp.asarray(0.3)}) for t in (slow, fast)
+    ]
     np.testing.assert_allclose(gradients[0]["scale"], gradients[1]["scale"], rtol=1e-10)
 
 

@@ -67,7 +67,9 @@ def test_rebind_predicts_new_rows() -> None:
     assert predicted["y"].shape == (3,)
     assert new.observed() == {}
     other = target.rebind(X, Y + 1.0)
-    np.testing.assert_allclose(other.logdensity(position), from_pyro(model, X, Y + 1.0).logdensity(position), rtol=1e-12)
+    np.testing.assert_allclose(
+        other.logdensity(position), from_pyro(model, X, Y + 1.0).logdensity(position), rtol=1e-12
+    )
 
 
 def test_observed_constants_and_labels() -> None:
@@ -125,7 +127,7 @@ def test_building_leaves_global_state_alone() -> None:
     assert random.getstate() == before[2]
     assert list(pyro.get_param_store().keys()) == ["kept"]
     assert torch.distributions.Distribution._validate_sample.__module__ == "torch.distributions.distribution"
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="scale"):
         dist.Normal(0.0, -1.0)
 
 

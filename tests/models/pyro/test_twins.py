@@ -47,14 +47,23 @@ SUPPORTS: dict[str, tuple[Any, Any]] = {
     "greater_than": (lambda: pd.Pareto(T(1.5), T(2.0)), lambda: nd.Pareto(1.5, 2.0)),
     "simplex": (lambda: pd.Dirichlet(T([1.0, 2.0, 3.0])), lambda: nd.Dirichlet(jnp.array([1.0, 2.0, 3.0]))),
     "corr_cholesky": (lambda: pd.LKJCholesky(3, 2.0), lambda: nd.LKJCholesky(3, 2.0)),
-    "positive_definite": (lambda: pd.Wishart(T(4.0), scale_tril=T(_L)), lambda: nd.Wishart(4.0, scale_tril=jnp.asarray(_L))),
+    "positive_definite": (
+        lambda: pd.Wishart(T(4.0), scale_tril=T(_L)),
+        lambda: nd.Wishart(4.0, scale_tril=jnp.asarray(_L)),
+    ),
     "real_vector": (
         lambda: pd.MultivariateNormal(torch.zeros(2), scale_tril=T(_L)),
         lambda: nd.MultivariateNormal(jnp.zeros(2), scale_tril=jnp.asarray(_L)),
     ),
     "circular": (lambda: pd.VonMises(T(0.3), T(2.0)), lambda: nd.VonMises(0.3, 2.0)),
-    "independent": (lambda: pd.Exponential(torch.ones(2, 3)).to_event(2), lambda: nd.Exponential(jnp.ones((2, 3))).to_event(2)),
-    "transformed": (lambda: pd.LogNormal(0.0, 1.0).expand([3]).to_event(1), lambda: nd.LogNormal(0.0, 1.0).expand([3]).to_event(1)),
+    "independent": (
+        lambda: pd.Exponential(torch.ones(2, 3)).to_event(2),
+        lambda: nd.Exponential(jnp.ones((2, 3))).to_event(2),
+    ),
+    "transformed": (
+        lambda: pd.LogNormal(0.0, 1.0).expand([3]).to_event(1),
+        lambda: nd.LogNormal(0.0, 1.0).expand([3]).to_event(1),
+    ),
 }
 
 
@@ -193,7 +202,9 @@ def test_enumeration_with_onehot_and_config_enumerate() -> None:
     y = np.array([-1.0, 0.2, 2.5, 3.0])
     target = from_pyro(pyro.infer.config_enumerate(model), y)
     mu = np.array([-1.0, 0.5, 2.0])
-    density = sum(w * np.exp(-0.5 * (y - m) ** 2) / np.sqrt(2 * np.pi) for w, m in zip([0.2, 0.3, 0.5], mu, strict=True))
+    density = sum(
+        w * np.exp(-0.5 * (y - m) ** 2) / np.sqrt(2 * np.pi) for w, m in zip([0.2, 0.3, 0.5], mu, strict=True)
+    )
     expected = np.log(density).sum() + (-0.5 * (mu / 3) ** 2 - np.log(3 * np.sqrt(2 * np.pi))).sum()
     np.testing.assert_allclose(target.logdensity({"mu": jnp.asarray(mu)}), expected, rtol=1e-12)
 
