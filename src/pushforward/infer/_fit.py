@@ -102,7 +102,9 @@ def fit(
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
-    particles = (1 if bound_guide.point else 8) if num_particles is None else check_count("num_particles", num_particles, 1)
+    particles = (
+        (1 if bound_guide.point else 8) if num_particles is None else check_count("num_particles", num_particles, 1)
+    )
     start_from = init.guide if isinstance(init, Posterior) else init
     if start_from is not None and type(start_from) is not type(bound_guide):
         raise ValueError(
