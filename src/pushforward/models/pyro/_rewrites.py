@@ -1,7 +1,7 @@
 """Torch functions that write in place inside a fused kernel, as pure equivalents. Imports torch.
 
-Functionalisation happens above these kernels, so their writes would be lost; the table below catches them before. Load only
-from inside a function.
+Functionalisation happens above these kernels, so their writes would be lost; the table below catches them before. Load
+only from inside a function.
 """
 
 from __future__ import annotations
@@ -64,7 +64,12 @@ def _gru_cell(
 
 def _rnn_cell(activation: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     def cell(
-        x: torch.Tensor, hidden: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
+        x: torch.Tensor,
+        hidden: torch.Tensor,
+        w_ih: torch.Tensor,
+        w_hh: torch.Tensor,
+        b_ih: Any = None,
+        b_hh: Any = None,
     ) -> torch.Tensor:
         return activation(F.linear(x, w_ih, b_ih) + F.linear(hidden, w_hh, b_hh))
 
