@@ -25,6 +25,9 @@ class enable_x64:  # noqa: N801  (used like a function)
         self._before = bool(jax.config.read("jax_enable_x64"))
         jax.config.update("jax_enable_x64", use)
 
+    def __repr__(self) -> str:
+        return f"{64 if jax.config.read('jax_enable_x64') else 32}-bit floats"
+
     def __enter__(self) -> enable_x64:
         return self
 
