@@ -43,6 +43,26 @@ def _tolist(x: torch.Tensor) -> Any:
     return x.item() if x.dim() == 0 else [_tolist(part) for part in x.unbind()]
 
 
+def _cross_entropy_with_logits(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    if size_average is not None or reduce is not None:
+        # The two deprecated flags say the same as ``reduction``, with "mean" as their default.
+        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    log_sigmoid = F.logsigmoid(x)
+    if pos_weight is not None:
+        log_sigmoid = ((pos_weight - 1) * target + 1) * log_sigmoid
+    loss = (1 - target) * x - log_sigmoid
+    loss = loss if weight is None else loss * weight
+    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+
+
 def _lstm_cell(
     x: torch.Tensor, state: Any, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,6 +103,7 @@ _RECURRENT: dict[Any, Callable[..., Any]] = {
     torch.rnn_relu: parts.rnn_relu_input,
 }
 _TABLE: dict[Any, Callable[..., Any]] = {
+    F.binary_cross_entropy_with_logits: _cross_entropy_with_logits,
     torch.lstm_cell: _lstm_cell,
     torch.gru_cell: _gru_cell,
     torch.rnn_tanh_cell: _rnn_cell(torch.tanh),

@@ -31,6 +31,24 @@ TABLE: dict[str, Lowering] = {
 }
 
 
+ELEMENTWISE = frozenset(_POINTWISE) | frozenset(_SPECIAL) | {"aten.clone", "aten.detach", "aten.alias", "aten.softplus"}
+"""Operations without overload whose operands may be given before they are broadcast."""
+
+ALONG_AXIS = frozenset(
+    {
+        "aten._softmax",
+        "aten._log_softmax",
+        "aten.logsumexp",
+        "aten.sum",
+        "aten.mean",
+        "aten.amax",
+        "aten.amin",
+        "aten.cumsum",
+    }
+)
+"""The same, if the axes in their second argument are not broadcast ones."""
+
+
 def find_lowering(op: str) -> Lowering | None:
     """The lowering of ``"aten.add.Tensor"``: the user's, else the overload's, else that of ``"aten.add"``."""
     return find_registered(op) or find_in(TABLE, op)

@@ -82,7 +82,8 @@ def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
 
 @_lowers("aten.log_sigmoid_forward")
 def _log_sigmoid_forward(x: Array) -> tuple[Array, Array]:
-    return jax.nn.log_sigmoid(x), jnp.zeros((0,), x.dtype)
+    # Plain differentiation is exact here (one half at zero) and shares the exponential with the value.
+    return jnp.minimum(x, jnp.zeros_like(x)) - jnp.log1p(jnp.exp(-jnp.abs(x))), jnp.zeros((0,), x.dtype)
 
 
 @_lowers("aten.hardsigmoid")
