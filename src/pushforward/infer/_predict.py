@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..models._types import Key, Position, Values
-from ._streaming import stream_draws
+from ._streaming import host_draws, stream_draws
 from ._tree import Labels, build_dataset, group
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def predict_draws(
     kept = group(posterior.data, "posterior")
     chosen = _thin(kept.sizes["draw"], kept.sizes["chain"], num_draws)
     positions = jax.tree.map(lambda leaf: leaf[:, chosen], posterior.positions)
-    values, shape = _stream(_predict_one, (posterior.target, target), positions, key=key, block_size=block_size)
+    if target.program.traceable_simulation:
+        values, shape = _stream(_predict_one, (posterior.target, target), positions, key=key, block_size=block_size)
+    else:
+        latents, _ = _stream(_latents_one, posterior.target, positions, block_size=block_size)
+        values, shape = _stream(_simulate_one, target, latents, key=key, compiled=False)
     if not anew:
         # Deterministics of the same data are in the posterior group already.
         values = {name: value for name, value in values.items() if name in observed}
@@ -68,7 +72,8 @@ def prior_draws(
     target = posterior.target
     # The draw's index stands in for a position: a draw from the prior has none.
     index = np.zeros((1, num_draws), np.uint8)
-    values, shape = _stream(_prior_one, target, index, key=key, block_size=block_size)
+    compiled = target.program.traceable_simulation
+    values, shape = _stream(_prior_one, target, index, key=key, block_size=block_size, compiled=compiled)
     observed = {site.name for site in target.program.sites if site.kind == "observed"}
     labels = Labels(target, list(values))
     latent, data = (
@@ -108,12 +113,22 @@ def check_key(key: Any) -> None:
 
 
 def _stream(
-    function: Any, operand: PyTree, positions: PyTree, *, key: Key | None = None, block_size: int | None = None
+    function: Any,
+    operand: PyTree,
+    positions: PyTree,
+    *,
+    key: Key | None = None,
+    block_size: int | None = None,
+    compiled: bool = True,
 ) -> tuple[Values, tuple[int, int]]:
     leaves = jax.tree.leaves(positions)
     shape: tuple[int, int] = leaves[0].shape[:2]
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), positions)
-    values = stream_draws(function, operand, flat, key=key, block_size=block_size)
+    if compiled:
+        values = stream_draws(function, operand, flat, key=key, block_size=block_size)
+    else:
+        assert key is not None
+        values = host_draws(function, operand, flat, key=key)
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), values), shape
 
 
@@ -134,6 +149,14 @@ def _predict_one(targets: tuple[Target, Target], position: Position, key: Key) -
     fitted, target = targets
     # The density of the new target may be undefined (its data is missing): the latents are the fitted target's.
     latents = fitted.program.evaluate(position).values
+    return {name: value for name, value in target.program.simulate(key, latents).items() if name not in latents}
+
+
+def _latents_one(target: Target, position: Position) -> Values:
+    return target.program.evaluate(position).values
+
+
+def _simulate_one(target: Target, latents: Values, key: Key) -> Values:
     return {name: value for name, value in target.program.simulate(key, latents).items() if name not in latents}
 
 

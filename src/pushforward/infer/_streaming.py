@@ -85,6 +85,29 @@ def stream_draws(
     return collected
 
 
+def host_draws(function: Callable[..., PyTree], operand: PyTree, positions: PyTree, *, key: Key) -> PyTree:
+    """As `stream_draws`, one draw after the other on the host, for functions that cannot be compiled (a Pyro program).
+
+    Args:
+        function: ``function(operand, position, key)``; draw ``i`` is given ``fold_in(key, i)``.
+        operand: passed through unchanged.
+        positions: leaves of shape (num_draws, ...).
+        key: a key.
+
+    Returns:
+        The result pytree as NumPy arrays of shape (num_draws, ...).
+    """
+    num_draws = count_draws(positions)
+    collected: PyTree = None
+    for i in range(num_draws):
+        position = jax.tree.map(lambda leaf, i=i: leaf[i], positions)
+        result = jax.tree.map(np.asarray, _plain(function(operand, position, jax.random.fold_in(key, i))))
+        if collected is None:
+            collected = jax.tree.map(lambda x: np.empty((num_draws, *x.shape), x.dtype), result)
+        jax.tree.map(lambda out, x, i=i: out.__setitem__(i, x), collected, result)
+    return collected
+
+
 def count_draws(positions: PyTree) -> int:
     """Return the common leading size of all leaves.
 
