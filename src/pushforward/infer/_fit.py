@@ -120,6 +120,7 @@ def fit(
         gradient=_checked(gradient, Path(), AbstractGradient, "gradient", "pf.Path() or pf.Reparam()"),
         optimizer=_check_optimizer(optimizer),
         num_particles=particles,
+        num_restarts=num_restarts,
         decay=optimizer is None,
         stop_early=stop_early,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import datetime
 import json
 import platform
@@ -67,6 +68,7 @@ def _jsonable(value: Any) -> Any:
     return repr(value)
 
 
+@functools.cache
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

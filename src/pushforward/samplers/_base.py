@@ -6,7 +6,7 @@ Time runs 0 = base to 1 = target.
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -31,6 +31,17 @@ class AbstractKernel(eqx.Module):
     @abc.abstractmethod
     def step(self, key: Key, state: Any, batch: Batch | None = None) -> tuple[Any, Any]:
         """One step: the new state and what there is to know about it."""
+
+    period: ClassVar[int] = 0
+    """Every this many steps the loop calls `settle`; 0 for never."""
+
+    def settle(self, state: Any) -> Any:
+        """What is done once per period instead of once per step (stopping rules, averages over windows)."""
+        return state
+
+    def spread(self, key: Key) -> Key:
+        """The key or keys that `step` turns one key into first. The loop may do it for many steps at once."""
+        return key
 
     def minibatch(self, key: Key) -> Batch | None:
         """The minibatch for one step; None when the algorithm sees all data."""

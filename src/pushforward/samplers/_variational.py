@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,6 +35,10 @@ class Ledger(NamedTuple):
     best: Parameters
     """Parameters at the end of the window with the lowest mean loss."""
     best_loss: Float[Array, " restart"]
+    average: Parameters
+    """Mean of the parameters over the windows of the last phase."""
+    averaged: Float[Array, " restart"]
+    """Number of iterates in the average."""
     previous_mean: Float[Array, " restart"]
     """Mean loss of the last complete window."""
     previous_error: Float[Array, " restart"]
@@ -54,10 +58,8 @@ class VariationalState(NamedTuple):
     frozen: Any
     """Constants of the guide that differ between restarts (centre and scale of its coordinates)."""
     optimizer: Any
-    average: Parameters
-    """Running mean of the parameters over the last phase."""
-    averaged: Float[Array, " restart"]
-    """Number of iterates in the average."""
+    total: Parameters
+    """Sum of the parameters over the current window."""
     first_loss: Float[Array, " restart"]
     deviation: Float[Array, " restart"]
     """Sum over the current window of loss minus the reference (the last window's mean, at first the first loss)."""
@@ -93,6 +95,7 @@ class Variational(AbstractKernel):
         gradient: how it is differentiated.
         optimizer: an optax transformation of the loss gradient.
         num_particles: draws of the guide per step and restart.
+        num_restarts: starting points optimised side by side.
         stop_early: finish a restart when its last phase has stalled; False runs every step asked for.
         decay: multiply updates by 0.2 per phase (the default optimiser); False leaves the optimiser's own schedule
             alone.
@@ -102,8 +105,10 @@ class Variational(AbstractKernel):
     static: AbstractGuide
     objective: AbstractObjective
     gradient: AbstractGradient
+    period: ClassVar[int] = _WINDOW
     optimizer: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     num_particles: int = eqx.field(static=True)
+    num_restarts: int = eqx.field(static=True)
     decay: bool = eqx.field(static=True)
     stop_early: bool = eqx.field(static=True)
 
@@ -119,13 +124,12 @@ class Variational(AbstractKernel):
             parameters=parameters,
             frozen=frozen,
             optimizer=jax.vmap(self.optimizer.init)(parameters),
-            average=parameters,
-            averaged=zeros,
+            total=jax.tree.map(jnp.zeros_like, parameters),
             first_loss=zeros,
             deviation=zeros,
             squares=zeros,
             failed_step=jnp.full((count,), -1, jnp.int32),
-            ledger=Ledger(parameters, infinite, infinite, zeros, ints, ints, ints),
+            ledger=Ledger(parameters, infinite, parameters, zeros, infinite, zeros, ints, ints, ints),
         )
 
     def step(
@@ -135,7 +139,8 @@ class Variational(AbstractKernel):
         ledger = state.ledger
         loss, gradient = self._gradients(key, state, batch)
         first = jnp.where(state.step == 0, loss, state.first_loss)
-        size = jax.vmap(optax.tree.norm)(gradient)
+        # One sum per leaf is finite exactly if all entries are (up to overflow, which is as bad).
+        size = sum(jnp.sum(g, axis=tuple(range(1, g.ndim))).astype(loss.dtype) for g in jax.tree.leaves(gradient))
         good = jnp.isfinite(loss) & jnp.isfinite(size) & (loss - first <= _EXPLODED * (1.0 + jnp.abs(first)))
         running = (state.failed_step < 0) & ~self._finished(state)
         active = running & good
@@ -152,31 +157,18 @@ class Variational(AbstractKernel):
         deviation = jnp.where(
             active, loss - jnp.where(jnp.isfinite(ledger.previous_mean), ledger.previous_mean, first), 0.0
         )
-        averaging = (ledger.phase == _PHASES - 1) & active
-        average, averaged = jax.lax.cond(
-            jnp.any(averaging),
-            _average,
-            lambda a, n, p, on: (a, n),
-            state.average,
-            state.averaged,
-            parameters,
-            averaging,
-        )
         new = VariationalState(
             state.step + 1,
             parameters,
             state.frozen,
             optimizer,
-            average,
-            averaged,
+            jax.tree.map(jnp.add, state.total, parameters),
             first,
             state.deviation + deviation,
             state.squares + deviation**2,
             jnp.where(running & ~good, state.step, state.failed_step),
             ledger,
         )
-        # Not the bound method itself: JAX would hash it, and a program guide holds a dict.
-        new = jax.lax.cond(new.step % _WINDOW == 0, lambda s: self._close_window(s), lambda s: s, new)
         return new, VariationalInfo(loss, jnp.where(jnp.any(new.failed_step < 0), 0.0, jnp.nan))
 
     def _gradients(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[Array, Parameters]:
@@ -187,10 +179,10 @@ class Variational(AbstractKernel):
             )
             return -estimate.value, gradient
 
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(state.first_loss.shape[0]))
+        keys = self.spread(key) if key.ndim == 0 else key
         return jax.vmap(one)(keys, state.parameters, state.frozen)
 
-    def _close_window(self, state: VariationalState) -> VariationalState:
+    def settle(self, state: VariationalState) -> VariationalState:
         """Compare the window's mean loss with the last one's; move the phase on where it has stalled."""
         ledger = state.ledger
         running = (state.failed_step < 0) & ~self._finished(state)
@@ -203,20 +195,30 @@ class Variational(AbstractKernel):
         improved = ledger.previous_mean - mean > jnp.maximum(noise, _TOLERANCE)
         stalled = jnp.where(improved, 0, ledger.stalled + 1)
         last = ledger.phase == _PHASES - 1
-        ready = (stalled >= _PATIENCE) & (~last | (state.averaged >= _AVERAGED_STEPS))
+        averaging = last & running
+        averaged = jnp.where(averaging, ledger.averaged + _WINDOW, ledger.averaged)
+        weight = jnp.where(averaging, _WINDOW / jnp.maximum(averaged, 1.0), 0.0)
+        average = jax.tree.map(
+            lambda a, t: a + (t / _WINDOW - a) * _along(weight, t).astype(t.dtype), ledger.average, state.total
+        )
+        ready = (stalled >= _PATIENCE) & (~last | (averaged >= _AVERAGED_STEPS))
         move_on = ready & running if self.stop_early else ready & running & ~last
         better = running & (mean < ledger.best_loss)
         best = jax.tree.map(lambda p, b: jnp.where(_along(better, p), p, b), state.parameters, ledger.best)
         new = Ledger(
             best,
             jnp.where(better, mean, ledger.best_loss),
+            average,
+            averaged,
             jnp.where(running, mean, ledger.previous_mean),
             jnp.where(running, error, ledger.previous_error),
             jnp.where(running, jnp.where(move_on & ~last, 0, stalled), ledger.stalled),
             ledger.phase + move_on.astype(ledger.phase.dtype),
             ledger.steps + _WINDOW * running.astype(ledger.steps.dtype),
         )
-        return state._replace(ledger=new, deviation=jnp.zeros_like(shift), squares=jnp.zeros_like(shift))
+        zeros = jnp.zeros_like(shift)
+        total = jax.tree.map(jnp.zeros_like, state.total)
+        return state._replace(ledger=new, total=total, deviation=zeros, squares=zeros)
 
     def joined(self, parameters: Parameters, frozen: Any) -> tuple[Target, AbstractGuide]:
         """Target and guide of one restart."""
@@ -224,6 +226,10 @@ class Variational(AbstractKernel):
 
     def _finished(self, state: VariationalState) -> Array:
         return state.ledger.phase >= _PHASES
+
+    def spread(self, key: Key) -> Key:
+        """One key per restart: ``fold_in(key, restart)``. `step` takes the one or the other."""
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_restarts))
 
     def minibatch(self, key: Key) -> Batch | None:
         """Indices for the plates that declare a ``subsample_size``."""
@@ -254,20 +260,13 @@ class Variational(AbstractKernel):
 def converged(state: VariationalState) -> Array:
     """Which restarts ended because their loss stopped improving."""
     ledger = state.ledger
-    stalled = (ledger.phase == _PHASES - 1) & (ledger.stalled >= _PATIENCE) & (state.averaged >= _AVERAGED_STEPS)
+    stalled = (ledger.phase == _PHASES - 1) & (ledger.stalled >= _PATIENCE) & (ledger.averaged >= _AVERAGED_STEPS)
     return ((ledger.phase >= _PHASES) | stalled) & (state.failed_step < 0)
 
 
 def default_optimizer() -> optax.GradientTransformationExtraArgs:
     """Adam at the rate that suits whitened coordinates."""
     return optax.with_extra_args_support(optax.adam(DEFAULT_LEARNING_RATE))
-
-
-def _average(average: Parameters, averaged: Array, parameters: Parameters, on: Array) -> tuple[Parameters, Array]:
-    """Add the parameters to the running mean of the restarts that average."""
-    count = averaged + on
-    weight = jnp.where(on, 1.0 / jnp.maximum(count, 1.0), 0.0)
-    return jax.tree.map(lambda a, p: a + (p - a) * _along(weight, p).astype(p.dtype), average, parameters), count
 
 
 def _along(values: Array, like: Array) -> Array:

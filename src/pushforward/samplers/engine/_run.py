@@ -140,34 +140,55 @@ def step_keys(key: Key, step: int | Array) -> tuple[Key, Key]:
     return jax.random.fold_in(key, 2 * step), jax.random.fold_in(key, 2 * step + 1)
 
 
-def _step(kernel: AbstractKernel, state: Any, key: Key, step: int | Array) -> tuple[Any, Any]:
+def _spread_keys(kernel: AbstractKernel, key: Key, step: int | Array) -> tuple[Key, Key]:
     kernel_key, batch_key = step_keys(key, step)
+    return kernel.spread(kernel_key), batch_key
+
+
+def _step(kernel: AbstractKernel, state: Any, keys: tuple[Key, Key]) -> tuple[Any, Any]:
+    kernel_key, batch_key = keys
     return kernel.step(kernel_key, state, kernel.minibatch(batch_key))
 
 
 def _one_record(kernel: AbstractKernel, state: Any, key: Key) -> PyTree:
-    return kernel.record(*_step(kernel, state, key, 0))
+    return kernel.record(*_step(kernel, state, step_keys(key, 0)))
 
 
 @jax.jit
 def _chunk(
     kernel: AbstractKernel, state: Any, key: Key, start: int, stop: int, thin: int, buffer: PyTree
 ) -> tuple[Array, Any, PyTree, Array, Array]:
+    # Steps run in an inner loop up to the next multiple of the kernel's period, so that what happens once per period costs
+    # nothing per step; without a period the inner loop is the chunk.
     def carry_on(carry: Any) -> Array:
         step, state, _, healthy = carry
         return (step < stop) & healthy & ~kernel.done(state)
 
-    def body(carry: Any) -> Any:
+    def advance(carry: Any, keys: tuple[Key, Key]) -> Any:
         step, state, buffer, _ = carry
-        state, info = _step(kernel, state, key, step)
+        state, info = _step(kernel, state, keys)
         slot = (step - start) // thin
         buffer = jax.tree.map(
             lambda b, x: jax.lax.dynamic_update_index_in_dim(b, x, slot, 0), buffer, kernel.record(state, info)
         )
         return step + 1, state, buffer, _finite(kernel.health(state, info))
 
-    begin = jnp.asarray(start, jnp.int32)
-    step, state, buffer, healthy = jax.lax.while_loop(carry_on, body, (begin, state, buffer, jnp.asarray(True)))
+    def single(carry: Any) -> Any:
+        return advance(carry, step_keys(key, carry[0]))
+
+    def stretch(carry: Any) -> Any:
+        base = carry[0] // kernel.period * kernel.period
+        end = jnp.minimum(base + kernel.period, stop)
+        # Hashing keys is a loop of its own on a CPU: one vectorised hash for the whole period.
+        keys = jax.vmap(lambda i: _spread_keys(kernel, key, base + i))(jnp.arange(kernel.period))
+        step, state, buffer, healthy = jax.lax.while_loop(
+            lambda c: (c[0] < end) & c[3], lambda c: advance(c, (keys[0][c[0] - base], keys[1][c[0] - base])), carry
+        )
+        whole = (step % kernel.period == 0) & healthy
+        return step, jax.lax.cond(whole, lambda s: kernel.settle(s), lambda s: s, state), buffer, healthy
+
+    begin = (jnp.asarray(start, jnp.int32), state, buffer, jnp.asarray(True))
+    step, state, buffer, healthy = jax.lax.while_loop(carry_on, stretch if kernel.period else single, begin)
     return step, state, buffer, healthy, kernel.done(state)
 
 
