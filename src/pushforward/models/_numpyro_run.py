@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -176,15 +177,17 @@ class _NoRandomness(numpyro.primitives.Messenger):
 
 
 def _feasible_improper(site: dict[str, Any]) -> Any:
-    if (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and site["value"] is None
-        and type(site["fn"]).__name__ == "ImproperUniform"
-    ):
+    if site["type"] == "sample" and not site["is_observed"] and site["value"] is None and _is_improper(site["fn"]):
         transform = biject_to(site["fn"].support)
         return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
     return None
+
+
+def _is_improper(fn: Any) -> bool:
+    # A plate expands the distribution, to_event wraps it.
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.ImproperUniform)
 
 
 def _enumerate(site: dict[str, Any], dim: int) -> Array:

@@ -57,7 +57,38 @@ def check(
             density, density.inputs(draw, lift=set(), indices=indices), moving
         )
         tolerance = 1e-8 if all(t.dtype == torch.float64 for t in expected_terms.values()) else 1e-4
-        _compare(terms, expected_terms, gradient, expected_gradient, tolerance)
+        expected = {**expected_terms, **{f"gradient/{k}": g for k, g in expected_gradient.items()}}
+        found = {**terms, **{f"gradient/{k}": g for k, g in gradient.items()}}
+        problem = _difference(found, expected, tolerance, {})
+        if problem is not None:
+            slack = _rounding(density, density.inputs(draw, lift=set(), indices=indices), moving, expected)
+            problem = _difference(found, expected, tolerance, slack)
+        if problem is not None:
+            raise ValueError(problem)
+
+
+def _rounding(
+    density: Density, inputs: Mapping[str, torch.Tensor], moving: list[str], expected: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """How far torch's own values move when its inputs move by a few units in the last place.
+
+    An ill-conditioned density (a nearly singular covariance at a far-out draw) cannot agree better than this.
+    """
+    out = dict.fromkeys(expected, 0.0)
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        moved = {
+            k: v * (1 + 8 * torch.finfo(v.dtype).eps * torch.empty_like(v).uniform_(-1, 1, generator=generator))
+            if k in moving and not isinstance(v, torch.nn.Parameter)
+            else v
+            for k, v in inputs.items()
+        }
+        terms, gradient = reference(density, moved, moving)
+        again = {**terms, **{f"gradient/{k}": g for k, g in gradient.items()}}
+        for k in out:
+            change = (again[k] - expected[k]).abs()
+            out[k] = max(out[k], float(change[change.isfinite()].max()) if change.isfinite().any() else 0.0)
+    return {k: 10 * v for k, v in out.items()}
 
 
 def reference(
@@ -102,41 +133,32 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(tensor.detach().resolve_conj().numpy())
 
 
-def _compare(
-    terms: Mapping[str, Any],
-    expected_terms: Mapping[str, torch.Tensor],
-    gradient: Mapping[str, Any],
-    expected_gradient: Mapping[str, torch.Tensor],
-    tolerance: float,
-) -> None:
-    for name, expected in expected_terms.items():
-        _same(terms[name], _numpy(expected), tolerance, f"the log-probability of site '{name.partition('/')[2]}'")
-    scale = max(
-        [1.0] + [float(np.abs(g[np.isfinite(g)]).max(initial=0.0)) for g in map(_numpy, expected_gradient.values())]
-    )
-    for name, wanted in expected_gradient.items():
-        array = _numpy(wanted)
-        if np.isfinite(array).all():
-            _same(gradient[name], array, tolerance, f"the gradient with respect to {name.replace('/', ' ')}", scale)
-
-
-def _same(got: Any, expected: np.ndarray[Any, Any], tolerance: float, what: str, scale: float | None = None) -> None:
-    array = np.asarray(got)
-    finite = np.isfinite(expected)
-    size = scale if scale is not None else 1.0 + float(np.abs(expected[finite]).max(initial=0.0))
-    same_pattern = array.shape == expected.shape and np.array_equal(np.isnan(array), np.isnan(expected))
-    if same_pattern:
-        infinite = ~finite & ~np.isnan(expected)
-        same_pattern = np.array_equal(array[infinite], expected[infinite])
-        difference = float(np.abs(array[finite] - expected[finite]).max(initial=0.0))
-        if same_pattern and difference <= tolerance * size:
-            return
-    else:
-        difference = float("nan")
-    raise ValueError(
-        f"The compiled program differs from torch in {what}: expected agreement to {tolerance:g} (relative), got a "
-        f"difference of {difference:.3g} at magnitude {size:.3g}. A tensor whose value was fixed while tracing "
-        "(x.data, numpy calls, .item()) or a custom autograd Function is the usual cause. Rewrite that part with "
-        "differentiable torch operations, correct a lowering you "
-        'registered, or pass backend="callback" (slow).'
-    )
+def _difference(
+    found: Mapping[str, Any], expected: Mapping[str, torch.Tensor], tolerance: float, slack: Mapping[str, float]
+) -> str | None:
+    """What differs, in words; None if nothing does. Entries that are NaN in torch are not compared."""
+    arrays = {k: _numpy(v) for k, v in expected.items()}
+    gradients = [a[np.isfinite(a)] for k, a in arrays.items() if k.startswith("gradient/")]
+    steepest = max([1.0] + [float(np.abs(g).max(initial=0.0)) for g in gradients])
+    for name, wanted in arrays.items():
+        got = np.asarray(found[name])
+        finite, known = np.isfinite(wanted), ~np.isnan(wanted)
+        is_gradient = name.startswith("gradient/")
+        if is_gradient and not finite.all():
+            continue
+        size = steepest if is_gradient else 1.0 + float(np.abs(wanted[finite]).max(initial=0.0))
+        gap = float("nan")
+        if got.shape == wanted.shape and np.array_equal(got[known & ~finite], wanted[known & ~finite]):
+            gap = float(np.abs(got[finite] - wanted[finite]).max(initial=0.0))
+        if not gap <= tolerance * size + slack.get(name, 0.0):
+            kind, _, rest = name.partition("/")
+            what = f"the gradient with respect to {rest.replace('/', ' ')}"
+            what = f"the log-probability of site '{rest}'" if kind == "term" else what
+            return (
+                f"The compiled program differs from torch in {what}: expected agreement to {tolerance:g} (relative), "
+                f"got a difference of {gap:.3g} at magnitude {size:.3g}. A tensor whose value was fixed while tracing "
+                "(x.data, numpy calls, .item()) or a custom autograd Function is the usual cause. Rewrite that part "
+                "with differentiable torch operations, correct a lowering you registered, or pass "
+                'backend="callback" (slow).'
+            )
+    return None

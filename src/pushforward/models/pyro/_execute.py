@@ -86,8 +86,8 @@ class Execution:
         lowering = self._graph.custom.get(node.op) or find_lowering(node.op)
         if lowering is None:
             raise ValueError(
-                f"The operation {node.op} {_place(node)} has no JAX lowering in this process: expected the lowering that was "
-                "registered when the program was compiled. Call pf.register_lowering again."
+                f"The operation {node.op} {_place(node)} has no JAX lowering in this process: expected the lowering "
+                "that was registered when the program was compiled. Call pf.register_lowering again."
             )
         small = None if node.op in self._graph.custom else self._small(node)
         if small is not None:
@@ -98,8 +98,8 @@ class Execution:
         result = self._rounded(node, out)
         if result.shape != node.shape:
             raise ValueError(
-                f"The JAX lowering of {node.op} {_place(node)} returned shape {result.shape}: expected {node.shape}, the shape "
-                "that torch computes. Correct the lowering."
+                f"The JAX lowering of {node.op} {_place(node)} returned shape {result.shape}: expected {node.shape}, "
+                "the shape that torch computes. Correct the lowering."
             )
         return result
 

@@ -122,7 +122,6 @@ def build(
         callback: run the model in torch at every evaluation instead.
     """
     from ._compile import as_tensors, compile_model
-    from ._convert import dtype_name
     from ._simulate import as_torch
 
     args, kwargs = as_tensors(args), as_tensors(dict(kwargs))
@@ -139,7 +138,6 @@ def build(
     params, info = _unconstrained(structure.params)
     observed = {k: jnp.asarray(v.numpy()) for k, v in structure.observed.items()}
     host = Host(model, args, kwargs, data, latent)
-    draws = structure.draws[0]
     return PyroProgram(
         params=params,
         data=observed,
@@ -152,7 +150,6 @@ def build(
         full=compiled.full,
         minibatch=compiled.minibatch,
         supports=tuple((k, structure.supports[k]) for k in structure.latents),
-        dtypes=tuple((k, dtype_name(draws[k].dtype)) for k in structure.latents),
         lifted=compiled.lifted,
         host=host,
         sites=structure.sites,

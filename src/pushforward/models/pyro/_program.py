@@ -20,6 +20,7 @@ from ._execute import Execution
 from ._graph import Graph
 from ._host import Host
 from ._support import Support, bijection, constraint_of, is_real, log_det
+from .lowerings._promotion import default_float
 
 
 class ParamInfo(eqx.Module):
@@ -49,7 +50,6 @@ class PyroProgram(AbstractProgram):
     minibatch: Graph | None = eqx.field(static=True)
     supports: tuple[tuple[str, Support], ...] = eqx.field(static=True)
     """Support of each latent site, in program order."""
-    dtypes: tuple[tuple[str, str], ...] = eqx.field(static=True)
     lifted: frozenset[str] = eqx.field(static=True)
     """Observed sites whose data can be replaced without tracing again."""
     host: Host = eqx.field(static=True)
@@ -59,34 +59,26 @@ class PyroProgram(AbstractProgram):
     source: str = eqx.field(static=True)
     traceable_simulation: ClassVar[bool] = False
 
-    @property
-    def example(self) -> Position:
-        """A position of zeros with the structure and dtypes of every position."""
-        dtypes = dict(self.dtypes)
-        return {
-            s.name: jnp.zeros(s.unconstrained_shape or (), dtypes[s.name]) for s in self.sites if s.kind == "latent"
-        }
-
     def evaluate(self, position: Position, batch: Batch | None = None) -> Evaluation:
         """See `AbstractProgram.evaluate`."""
         indices = None if batch is None else check_batch(self.plates, batch)
         run = self._begin(indices)
         values: Values = {}
         log_dets: dict[str, Array] = {}
-        for name, support, site, dtype in self._latents():
+        for name, support, site in self._latents():
             # The position may have fewer axes than the value (a simplex does not, a Cholesky factor does).
             shift = len(site.shape) - len(site.unconstrained_shape or ())
-            u = _select(_as(position[name], dtype), site, indices, site.event_dim - shift)
+            u = _select(_as_float(position[name]), site, indices, site.event_dim - shift)
             if is_real(support):
                 values[name] = u
             else:
-                transform = self._transform(run, name, support, site, dtype)
+                transform = self._transform(run, name, support, site)
                 values[name] = transform(u)
                 log_dets[name] = _weighted_sum(
                     log_det(transform, u, values[name], site.event_dim), run.output(f"scale/{name}")
                 )
             run.give(f"latent/{name}", values[name])
-        terms = {k: Term(run.output(f"term/{k}"), run.output(f"scale/{k}")) for k in run.names("term/")}
+        terms = {k: Term(_as_float(run.output(f"term/{k}")), run.output(f"scale/{k}")) for k in run.names("term/")}
         deterministics = {k: run.output(f"value/{k}") for k in run.names("value/")}
         return Evaluation(values, deterministics, terms, log_dets)
 
@@ -95,12 +87,12 @@ class PyroProgram(AbstractProgram):
         run = self._begin(None if batch is None else check_batch(self.plates, batch))
         position: dict[str, Array] = {}
         log_dets: dict[str, Array] = {}
-        for name, support, site, dtype in self._latents():
-            value = _as(values[name], dtype)
+        for name, support, site in self._latents():
+            value = _as_float(values[name])
             if is_real(support):
                 position[name] = value
             else:
-                transform = self._transform(run, name, support, site, dtype)
+                transform = self._transform(run, name, support, site)
                 position[name] = transform.inv(value)
                 log_dets[name] = _weighted_sum(
                     log_det(transform, position[name], value, site.event_dim), run.output(f"scale/{name}")
@@ -108,9 +100,9 @@ class PyroProgram(AbstractProgram):
             run.give(f"latent/{name}", value)
         return position, log_dets
 
-    def _latents(self) -> list[tuple[str, Support, Site, str]]:
-        sites, dtypes = {s.name: s for s in self.sites}, dict(self.dtypes)
-        return [(name, support, sites[name], dtypes[name]) for name, support in self.supports]
+    def _latents(self) -> list[tuple[str, Support, Site]]:
+        sites = {s.name: s for s in self.sites}
+        return [(name, support, sites[name]) for name, support in self.supports]
 
     def _begin(self, indices: dict[str, Array] | None) -> Execution | CallbackRun:
         inputs: dict[str, Any] = {f"param/{k}": v for k, v in self.param_values().items()}
@@ -129,18 +121,18 @@ class PyroProgram(AbstractProgram):
                 )
         return Execution(graph, inputs, self.constant_arrays)
 
-    def _transform(self, run: Execution | CallbackRun, name: str, support: Support, site: Site, dtype: str) -> Any:
+    def _transform(self, run: Execution | CallbackRun, name: str, support: Support, site: Site) -> Any:
         bounds = [run.output(f"support/{name}/{k}") for k in range(_num_bounds(support))]
-        return bijection(support, bounds, len(site.shape), dtype)
+        return bijection(support, bounds, len(site.shape), default_float())
 
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
         """See `AbstractProgram.unconstrain`."""
         given = check_latent_values({s.name: s for s in self.sites if s.kind == "latent"}, values)
         run = self._begin(None)
-        for name, support, site, dtype in self._latents():
-            value = _as(given[name], dtype)
+        for name, support, site in self._latents():
+            value = _as_float(given[name])
             bounds = [run.output(f"support/{name}/{k}") for k in range(_num_bounds(support))]
-            inside = constraint_of(support, bounds, value.ndim, dtype)(value)
+            inside = constraint_of(support, bounds, value.ndim, value.dtype)(value)
             if not isinstance(inside, jax.core.Tracer) and not bool(jnp.all(inside)):
                 raise ValueError(
                     f"The value of site '{name}' lies outside its support: expected {site.support}, got values between "
@@ -218,9 +210,9 @@ class PyroProgram(AbstractProgram):
         return {s.name for s in self.sites if s.kind in ("latent", "enumerated")}
 
 
-def _as(value: Any, dtype: str) -> Array:
-    array = jnp.asarray(value)
-    return jax.lax.convert_element_type(array, jax.dtypes.canonicalize_dtype(np.dtype(dtype)))
+def _as_float(value: Any) -> Array:
+    """Positions and log-densities have JAX's float; a float32 model under x64 is rounded inside its graph only."""
+    return jax.lax.convert_element_type(jnp.asarray(value), default_float())
 
 
 def _num_bounds(support: Any) -> int:

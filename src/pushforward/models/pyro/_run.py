@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
+from torch.utils._pytree import tree_leaves
 
 from ._trace import Recorder, is_traced
 
@@ -69,6 +71,7 @@ class Bind(Messenger):
     ) -> None:
         super().__init__()
         self.binding, self.record, self.recorder, self.visit = binding, record, recorder, visit
+        self.floating = torch.get_default_dtype()
 
     def _enter_site(self, msg: Any) -> None:
         self.record.last = msg["name"]
@@ -111,7 +114,7 @@ class Bind(Messenger):
         elif name in b.enumerated:
             msg["value"] = enumerate_support(msg["fn"], b.enumerated[name])
         elif b.start_improper and _is_improper(msg["fn"]):
-            msg["value"] = _inside(msg["fn"])
+            msg["value"] = _inside(msg["fn"], self.floating)
 
     def _select(self, full: torch.Tensor, msg: Any) -> torch.Tensor:
         """Pick the minibatch out of data given at full size."""
@@ -152,10 +155,16 @@ def _is_improper(fn: Any) -> bool:
     return isinstance(_root(fn), dist.ImproperUniform)
 
 
-def _inside(fn: Any) -> torch.Tensor:
+def _inside(fn: Any, dtype: torch.dtype) -> torch.Tensor:
     transform = torch.distributions.transform_to(fn.support)
     shape = transform.inverse_shape(fn.shape())
-    return transform(torch.rand(shape) * 4 - 2)
+    return transform(torch.rand(shape, dtype=dtype) * 4 - 2)
+
+
+def _widest(arguments: Any) -> torch.dtype:
+    """The floating-point width of the arguments: an improper site has none of its own."""
+    leaves = [x.dtype for x in tree_leaves(arguments) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return functools.reduce(torch.promote_types, leaves) if leaves else torch.get_default_dtype()
 
 
 def enumerate_support(fn: Any, dim: int) -> torch.Tensor:
@@ -187,6 +196,7 @@ def run(
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_plates(bind))
         stack.enter_context(bind)
+        bind.floating = _widest((args, kwargs))
         model(*args, **kwargs)
     return bind.record
 

@@ -45,8 +45,10 @@ def simulate(
     """
     model, args, kwargs, _ = host.content
     structure = structure_of(host)
-    tensors = as_torch(params)
-    bind = Bind(Binding(latents=as_torch(values), params=tensors, resample=True), Record())
+    tensors = {k: v.to(structure.params[k].value.dtype) for k, v in as_torch(params).items()}
+    example = structure.draws[0]
+    held = {k: v.to(example[k].dtype) if k in example else v for k, v in as_torch(values).items()}
+    bind = Bind(Binding(latents=held, params=tensors, resample=True), Record())
     with untouched(structure.modules), _module_values(structure, tensors), torch.no_grad():
         torch.manual_seed(seed)
         try:

@@ -35,6 +35,14 @@ def _leaky_relu(x: Array, slope: float = 0.01) -> Array:
     return jnp.where(x > 0, x, x * slope)
 
 
+@_lowers("aten.rrelu_with_noise")
+def _rrelu(
+    x: Array, noise: Array, lower: float = 0.125, upper: float = 1 / 3, training: bool = False, *_: Any
+) -> Array:
+    # Reached in evaluation mode only, where the slope is the mean one.
+    return _leaky_relu(x, (lower + upper) / 2)
+
+
 @_lowers("aten._prelu_kernel", "aten.prelu")
 def _prelu(x: Array, weight: Array) -> Array:
     return jnp.where(x > 0, x, x * jnp.broadcast_to(weight, x.shape))
