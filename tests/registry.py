@@ -85,6 +85,6 @@ GRADIENTS = {"Reparam": pf.Reparam(), "Path": pf.Path()}
 
 KERNELS = {
     "NUTS": lambda: pf.NUTS(dense_mass=True),
-    # A quarter of the period of a whitened Gaussian: near a full period HMC returns to where it started and does not mix.
+    # A quarter of the period of a whitened Gaussian: near a full period HMC returns to its start and does not mix.
     "HMC": lambda: pf.HMC(trajectory_length=jnp.pi / 2, dense_mass=True),
 }

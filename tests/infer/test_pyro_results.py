@@ -33,7 +33,10 @@ def test_predict_log_likelihood_and_file(tmp_path, getkey):
     np.testing.assert_allclose(spread, np.sqrt(0.25 + exact * np.asarray(x) ** 2), rtol=5 / np.sqrt(2 * 256))
     new = posterior.predict(getkey(), torch.tensor([10.0, 20.0], dtype=torch.float64))["y"]
     assert new.shape == (1, 256, 2)
-    assert abs(float(new.mean(("chain", "draw"))[1]) - 20 * float(np.mean(posterior.draws("slope")))) < 5 * 20 * exact**0.5 / 16
+    assert (
+        abs(float(new.mean(("chain", "draw"))[1]) - 20 * float(np.mean(posterior.draws("slope"))))
+        < 5 * 20 * exact**0.5 / 16
+    )
     assert posterior.prior_predictive(getkey(), 50)["y"].shape == (1, 50, 8)
     posterior.log_likelihood()
     assert posterior.loo() is not None

@@ -48,7 +48,14 @@ def test_warm_start_from_a_fit_needs_no_adaptation_of_the_mass_matrix(getkey):
     target = registry.gaussian_target()
     fit = pf.fit(target, pf.FullRank(), key=getkey(), progress=False)
     posterior = pf.sample(
-        target, pf.NUTS(dense_mass=True), key=getkey(), num_steps=200, num_warmup=30, num_chains=2, init=fit, progress=False
+        target,
+        pf.NUTS(dense_mass=True),
+        key=getkey(),
+        num_steps=200,
+        num_warmup=30,
+        num_chains=2,
+        init=fit,
+        progress=False,
     )
     # A whitened Gaussian of dimension 3 takes few leapfrog steps; badly scaled chains take many more.
     assert float(np.mean(posterior.data["sample_stats"]["n_steps"])) < 8

@@ -146,7 +146,9 @@ def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Ju
     """Per restart, the best of: averaged iterates, best window, last iterate. Judged on common draws and all data."""
 
     def one(state: VariationalState) -> tuple[_Judged, Parameters]:
-        average = jax.tree.map(lambda a, p: jnp.where(state.ledger.averaged > 0, a, p), state.ledger.average, state.parameters)
+        average = jax.tree.map(
+            lambda a, p: jnp.where(state.ledger.averaged > 0, a, p), state.ledger.average, state.parameters
+        )
         candidates = jax.tree.map(lambda *x: jnp.stack(x), average, state.ledger.best, state.parameters)
         judged = jax.lax.map(lambda p: _judge(kernel, p, state.frozen, key), candidates)
         pick = jnp.argmax(jnp.where(jnp.isfinite(judged.elbo), judged.elbo, -jnp.inf))

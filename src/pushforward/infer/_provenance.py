@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import datetime
+import functools
 import json
 import platform
 from collections.abc import Mapping

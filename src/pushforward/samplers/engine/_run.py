@@ -158,8 +158,8 @@ def _one_record(kernel: AbstractKernel, state: Any, key: Key) -> PyTree:
 def _chunk(
     kernel: AbstractKernel, state: Any, key: Key, start: int, stop: int, thin: int, buffer: PyTree
 ) -> tuple[Array, Any, PyTree, Array, Array]:
-    # Steps run in an inner loop up to the next multiple of the kernel's period, so that what happens once per period costs
-    # nothing per step; without a period the inner loop is the chunk.
+    # Steps run in an inner loop up to the next multiple of the kernel's period, so that what happens once per period
+    # costs nothing per step; without a period the inner loop is the chunk.
     def carry_on(carry: Any) -> Array:
         step, state, _, healthy = carry
         return (step < stop) & healthy & ~kernel.done(state)
