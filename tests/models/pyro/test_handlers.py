@@ -163,3 +163,47 @@ def test_vmap_jit_and_second_derivatives() -> None:
     np.testing.assert_allclose(together, np.asarray(one_by_one), rtol=1e-12)
     hessian = jax.hessian(target.logdensity)(jax.tree.map(lambda x: x[0], positions))
     np.testing.assert_allclose(hessian["x"]["x"], -1.0 - 2 / 0.25, rtol=1e-10)
+
+
+def test_writes_to_tensors_from_outside_stay_inside() -> None:
+    outside, order = torch.zeros(3), torch.tensor([2, 0, 1])
+
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(3)
+        buffer = torch.zeros_like(outside)
+        buffer.copy_(x[inverse])
+        buffer[0] += 1.0
+        pyro.sample("y", dist.Normal(buffer, 1.0).to_event(1), obs=torch.zeros(3))
+
+    target = from_pyro(model)
+    x = np.array([0.3, -0.5, 1.2])
+    expected = sum(normal(v) for v in x) + sum(normal(0.0, v) for v in (x[1] + 1.0, x[2], x[0]))
+    np.testing.assert_allclose(target.logdensity({"x": jnp.asarray(x)}), expected, rtol=1e-12)
+    assert torch.equal(outside, torch.zeros(3))
+    assert torch.equal(order, torch.tensor([2, 0, 1]))
+
+
+def test_normalising_flow_with_learnable_weights() -> None:
+    torch.manual_seed(0)
+    flow = dist.transforms.affine_autoregressive(2, hidden_dims=[4])
+
+    def model(y: torch.Tensor) -> None:
+        pyro.module("flow", flow)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("n", len(y)):
+            pyro.sample("y", dist.TransformedDistribution(base, [flow]), obs=y + shift)
+
+    y = np.array([[0.1, -0.4], [0.9, 0.3]])
+    target = from_pyro(model, y)
+    assert len(target.program.params) == len(list(flow.parameters()))
+    with torch.no_grad():
+        data = torch.as_tensor(y) + 0.25
+        x = flow.inv(data)
+        expected = dist.Normal(0.0, 1.0).log_prob(x).sum() - flow.log_abs_det_jacobian(x, data).sum()
+    at = {"shift": jnp.asarray(0.25)}
+    np.testing.assert_allclose(target.logdensity(at), float(expected) + normal(0.25), rtol=1e-12)
+    gradient = jax.grad(lambda p: target.with_params(p).logdensity(at))(target.program.params)
+    assert all(float(jnp.abs(g).max()) > 0 for name, g in gradient.items() if name.endswith("bias"))

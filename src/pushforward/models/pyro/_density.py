@@ -33,7 +33,10 @@ class Density:
     ) -> None:
         self.model, self.args, self.kwargs, self.data, self.structure = model, args, dict(kwargs), dict(data), structure
         self.computed: set[str] = set()
-        self.buffers = [(m, k) for m in structure.modules for k, b in m._buffers.items() if b is not None]
+        # Integer buffers (permutations, counters) steer Python code and stay constants.
+        self.buffers = [
+            (m, k) for m in structure.modules for k, b in m._buffers.items() if b is not None and b.is_floating_point()
+        ]
 
     def inputs(
         self, draw: int, *, lift: set[str], indices: Mapping[str, torch.Tensor] | None = None

@@ -13,13 +13,37 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch._decomp import decompositions as parts
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 
 class Rewrites(TorchFunctionMode):
-    """Replaces the functions of the table while it is entered."""
+    """Replaces the functions of the table while it is entered, and keeps writes off tensors made outside the trace.
+
+    A tensor that the model closes over, or makes from one, is not functional: the first write to it puts a functional
+    stand-in in its place, which every later use gets: the model reads what it wrote, and the original stays as it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _redirect(self, x: Any, *, write: bool = False) -> Any:
+        if not isinstance(x, torch.Tensor) or is_functional(x):
+            return x
+        if id(x) not in self._stand_ins:
+            if not write:
+                return x
+            level = torch._C._functorch.current_level()
+            # The original is held as well, so that its id stays taken.
+            self._stand_ins[id(x)] = (x, torch._C._functorch._wrap_functional_tensor(x.detach().clone(), level))
+        return self._stand_ins[id(x)][1]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _writes(func) and args and torch._C._functorch.maybe_current_level() is not None:
+            args = (self._redirect(args[0], write=True), *args[1:])
+        if self._stand_ins:
+            args, kwargs = pytree.tree_map(self._redirect, (args, kwargs))
         if func in (F.pad, torch._C._nn.pad):
             if "circular" in (*args[2:3], kwargs.get("mode")):
                 return _pad_circular(args[0], args[1] if len(args) > 1 else kwargs["pad"])
@@ -28,6 +52,23 @@ class Rewrites(TorchFunctionMode):
             # Packed sequences have another signature: their weights come one later.
             return _RECURRENT[func](*args, **kwargs)
         return _TABLE.get(func, func)(*args, **kwargs)
+
+
+def is_functional(x: torch.Tensor) -> bool:
+    """Whether writes to a tensor are recorded as values."""
+    return bool(torch._C._functorch.is_functionaltensor(x))
+
+
+def _writes(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+    return in_place or name in _WRITING_OPERATORS
+
+
+_WRITING_OPERATORS = frozenset(
+    f"__{name}__"
+    for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+)
 
 
 def _pad_circular(x: torch.Tensor, pad: Any) -> torch.Tensor:

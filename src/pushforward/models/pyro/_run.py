@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
+from torch.distributions import Transform
 from torch.utils._pytree import tree_leaves
 
 from ._trace import Recorder, is_traced
@@ -195,6 +196,7 @@ def run(
         stack.enter_context(store.scope(store.get_state()))
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_plates(bind))
+        stack.enter_context(_uncached_transforms())
         stack.enter_context(bind)
         bind.floating = _widest((args, kwargs))
         model(*args, **kwargs)
@@ -226,6 +228,19 @@ def _plates(bind: Bind) -> Iterator[None]:
         yield
     finally:
         SubsampleMessenger._subsample = original
+
+
+@contextlib.contextmanager
+def _uncached_transforms() -> Iterator[None]:
+    """Invert transforms anew: a remembered pair of values would tie one run to the tensors of another."""
+    call, inverse = Transform.__call__, Transform._inv_call
+    Transform.__call__ = lambda self, x: self._call(x)  # type: ignore[method-assign]
+    Transform._inv_call = lambda self, y: self._inverse(y)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Transform.__call__ = call  # type: ignore[method-assign]
+        Transform._inv_call = inverse  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
