@@ -15,7 +15,9 @@ from pushforward.models.pyro._execute import Execution
 from pushforward.models.pyro._graph import Graph
 from pushforward.models.pyro._trace import Recorder, trace
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+QUICK = settings(
+    max_examples=1, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 """Every example compiles a program, so failures are not shrunk."""
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}

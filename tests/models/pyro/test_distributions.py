@@ -7,7 +7,7 @@ import inspect
 import pyro.distributions as dist
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyro_distribution_cases import CASES, EXCLUDED, Case
 from pyro_translation import QUICK, TOLERANCE, Gen, compare
@@ -42,7 +42,7 @@ def _check(case: Case, batch: tuple[int, ...], seed: int, dtype: torch.dtype) ->
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("name", sorted(CASES))
-@settings(QUICK, max_examples=1)
+@QUICK
 @given(batch=st.sampled_from([(), (2,), (3, 1), (2, 3)]), seed=st.integers(0, 2**16))
 def test_value_and_gradient(name: str, batch: tuple[int, ...], seed: int) -> None:
     _check(CASES[name], batch, seed, torch.float64)

@@ -161,7 +161,7 @@ def _check(make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int, se
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
-@settings(QUICK, max_examples=1)
+@QUICK
 @given(batch=st.integers(2, 3), seed=st.integers(0, 2**16))
 def test_layer(name: str, batch: int, seed: int) -> None:
     make, shape = LAYERS[name]

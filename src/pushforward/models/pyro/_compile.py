@@ -35,7 +35,7 @@ class Compiled(NamedTuple):
 
 def as_tensors(tree: Any) -> Any:
     """NumPy and JAX arrays in (nested) arguments as tensors; floating-point ones take torch's default dtype."""
-    if isinstance(tree, (np.ndarray, np.generic, jax.Array)):
+    if isinstance(tree, (np.ndarray, jax.Array)):
         array = np.asarray(tree)
         if array.dtype.kind not in "biufc":
             return tree

@@ -116,6 +116,16 @@ class Graph:
         return None
 
 
+def _code(function: Callable[..., Any]) -> bytes:
+    """Bytes that differ between functions of the same name."""
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(function))
+    except Exception:  # a function that cannot be pickled is equal to itself only
+        return str(id(function)).encode()
+
+
 def refs(item: Any) -> Iterator[int]:
     """All value numbers inside a (nested) argument."""
     if isinstance(item, Ref):

@@ -60,7 +60,8 @@ class Host:
             import cloudpickle
 
             try:
-                payload = cloudpickle.dumps(self._content)
+                # Kept, because checkpoints pickle the same program again and again.
+                payload = self._payload = cloudpickle.dumps(self._content)
             except Exception as error:  # any failure of a user's __reduce__ must not lose the checkpoint
                 problem = f"{type(error).__name__}: {error}"
         return {

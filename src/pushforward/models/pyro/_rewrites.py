@@ -104,6 +104,13 @@ def _cross_entropy_with_logits(
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 
+def _one_hot(index: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    if num_classes < 0:
+        return F.one_hot(index, num_classes)
+    # Without the range check, which reads the values.
+    return (index.unsqueeze(-1) == torch.arange(num_classes)).long()
+
+
 def _lstm_cell(
     x: torch.Tensor, state: Any, w_ih: torch.Tensor, w_hh: torch.Tensor, b_ih: Any = None, b_hh: Any = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,6 +152,7 @@ _RECURRENT: dict[Any, Callable[..., Any]] = {
 }
 _TABLE: dict[Any, Callable[..., Any]] = {
     F.binary_cross_entropy_with_logits: _cross_entropy_with_logits,
+    F.one_hot: _one_hot,
     torch.lstm_cell: _lstm_cell,
     torch.gru_cell: _gru_cell,
     torch.rnn_tanh_cell: _rnn_cell(torch.tanh),

@@ -191,9 +191,8 @@ def run(
         bind: values of sites; also receives what the run shows.
         validate: check arguments and values of distributions.
     """
-    store = pyro.get_param_store()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(store.scope(store.get_state()))
+        stack.enter_context(_own_store())
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_plates(bind))
         stack.enter_context(_uncached_transforms())
@@ -201,6 +200,18 @@ def run(
         bind.floating = _widest((args, kwargs))
         model(*args, **kwargs)
     return bind.record
+
+
+@contextlib.contextmanager
+def _own_store() -> Iterator[None]:
+    """Let the model see the parameter store as it is, and keep what it adds out of it."""
+    store = pyro.get_param_store()
+    # Taking the state strips the parameters of their back references, which optimisers follow.
+    links = [(p, p.__dict__["unconstrained"]) for p in store._params.values() if "unconstrained" in p.__dict__]
+    with store.scope(store.get_state()):
+        yield
+    for parameter, link in links:
+        parameter.unconstrained = link
 
 
 @contextlib.contextmanager

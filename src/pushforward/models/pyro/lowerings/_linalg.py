@@ -193,11 +193,19 @@ def _qr(a: Array, mode: str = "reduced") -> tuple[Array, Array]:
 
 @_lowers("aten._linalg_eigh")
 def _eigh(a: Array, uplo: str = "L", compute_v: bool = True) -> tuple[Array, Array]:
-    # Torch reads one triangle only.
+    # Torch reads one triangle only, but spreads the derivative over both.
     half = jnp.tril(a) if uplo.upper() == "L" else jnp.swapaxes(jnp.triu(a), -1, -2)
-    full = half + jnp.swapaxes(jnp.tril(half, -1), -1, -2)
+    even = 0.5 * (a + jnp.swapaxes(a, -1, -2))
+    full = even + jax.lax.stop_gradient(half + jnp.swapaxes(jnp.tril(half, -1), -1, -2) - even)
     values, vectors = jnp.linalg.eigh(full, symmetrize_input=False)
     return values, vectors
+
+
+@_lowers("aten.linalg_pinv.atol_rtol_tensor", "aten.linalg_pinv.atol_rtol_float")
+def _pinv(a: Array, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Array:
+    if atol is not None:
+        raise ValueError("torch.linalg.pinv with atol has no JAX lowering: expected rtol only.")
+    return jnp.linalg.pinv(a, rtol=max(a.shape[-2:]) * jnp.finfo(a.dtype).eps if rtol is None else rtol)
 
 
 @_lowers("aten._linalg_svd")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._promotion import broadcast, canonical, cast, inexact, promote, result_dtype
+from ._promotion import broadcast, canonical, cast, inexact, promote, result_dtype, truth
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -66,7 +66,7 @@ for _name, _function in {
     "isneginf": jnp.isneginf,
     "signbit": jnp.signbit,
     "bitwise_not": jnp.invert,
-    "logical_not": lambda x: jnp.logical_not(x.astype(bool)),
+    "logical_not": lambda x: jnp.logical_not(truth(x)),
     "conj": jnp.conj,
     "_conj": jnp.conj,
     "real": jnp.real,
@@ -221,7 +221,7 @@ for _name, _function in {  # type: ignore[assignment]  # ufuncs and functions ha
     "logical_or": jnp.logical_or,
     "logical_xor": jnp.logical_xor,
 }.items():
-    TABLE[f"aten.{_name}"] = lambda x, y, f=_function: f(*promote(x != 0, y != 0))
+    TABLE[f"aten.{_name}"] = lambda x, y, f=_function: f(*promote(truth(x), truth(y)))
 
 
 @_lowers("aten.clamp", "aten.clip")

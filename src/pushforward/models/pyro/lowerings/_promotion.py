@@ -104,3 +104,9 @@ def broadcast(*args: Any, float: bool = False) -> list[Array]:  # noqa: A002
     arrays = promote(*args, float=float)
     shape = jnp.broadcast_shapes(*[a.shape for a in arrays])
     return [jnp.broadcast_to(a, shape) for a in arrays]
+
+
+def truth(x: Any) -> Array:
+    """Whether entries differ from zero."""
+    array = jnp.asarray(x)
+    return array if array.dtype == bool else array != jnp.zeros((), array.dtype)

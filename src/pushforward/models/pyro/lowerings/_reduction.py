@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._promotion import canonical, cast, inexact, same_rank
+from ._promotion import canonical, cast, inexact, same_rank, truth
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -149,12 +149,12 @@ def _argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
 
 @_lowers("aten.any")
 def _any(x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return jnp.any(x != 0, axes_of(dim, x.ndim), keepdims=keepdim)
+    return jnp.any(truth(x), axes_of(dim, x.ndim), keepdims=keepdim)
 
 
 @_lowers("aten.all")
 def _all(x: Array, dim: Any = None, keepdim: bool = False) -> Array:
-    return jnp.all(x != 0, axes_of(dim, x.ndim), keepdims=keepdim)
+    return jnp.all(truth(x), axes_of(dim, x.ndim), keepdims=keepdim)
 
 
 @_lowers("aten._is_all_true")
@@ -169,7 +169,7 @@ def _is_any_true(x: Array) -> Array:
 
 @_lowers("aten.count_nonzero")
 def _count_nonzero(x: Array, dim: Any = None) -> Array:
-    return jnp.sum(cast(x != 0, canonical("int64")), axes_of(dim, x.ndim))
+    return jnp.sum(cast(truth(x), canonical("int64")), axes_of(dim, x.ndim))
 
 
 def logsumexp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:

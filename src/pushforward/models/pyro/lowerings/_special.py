@@ -22,14 +22,15 @@ def _unary(function: Callable[[Array], Array]) -> Callable[[Any], Array]:
 
 
 @jax.custom_jvp
-def _trigamma(x: Array) -> Array:
-    return jax.lax.polygamma(jnp.ones_like(x), x)
+def _zeta_core(x: Array, q: Array) -> Array:
+    return jax.lax.zeta(x, q)
 
 
-@_trigamma.defjvp
-def _trigamma_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,) = primals
-    return _trigamma(x), -2.0 * jax.lax.zeta(jnp.full_like(x, 3.0), x) * tangents[0]
+@_zeta_core.defjvp
+def _zeta_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # In the exponent there is no closed form; torch has none either.
+    x, q = primals
+    return _zeta_core(x, q), -x * _zeta_core(x + 1.0, q) * tangents[1]
 
 
 @jax.custom_jvp
@@ -43,7 +44,7 @@ def _digamma_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     # zeta needs a positive argument; reflection covers the negative axis: psi1(1-x) + psi1(x) = (pi / sin(pi x))^2.
     positive = x > 0
     safe = jnp.where(positive, x, 1.0 - x)
-    series = jax.lax.zeta(jnp.full_like(x, 2.0), safe)
+    series = _zeta_core(jnp.full_like(x, 2.0), safe)
     reflected = (math.pi / jnp.sin(math.pi * jnp.where(positive, jnp.full_like(x, 0.5), x))) ** 2 - series
     return _digamma(x), jnp.where(positive, series, reflected) * tangents[0]
 
@@ -108,21 +109,7 @@ def _polygamma(order: Any, x: Any = None) -> Array:
     value = cast(value, inexact(value.dtype))
     if n == 0:
         return _digamma(value)
-    return _polygamma_positive(n, value)
-
-
-def _polygamma_positive(n: int, x: Array) -> Array:
-    """(-1)^(n+1) n! zeta(n+1, x), with its derivative of the next order."""
-
-    @jax.custom_jvp
-    def function(x: Array) -> Array:
-        return (-1.0) ** (n + 1) * math.factorial(n) * jax.lax.zeta(jnp.full_like(x, n + 1.0), x)
-
-    @function.defjvp
-    def _jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        return function(primals[0]), _polygamma_positive(n + 1, primals[0]) * tangents[0]
-
-    return function(x)
+    return (-1.0) ** (n + 1) * math.factorial(n) * _zeta_core(jnp.full_like(value, n + 1.0), value)
 
 
 @jax.custom_jvp
@@ -177,7 +164,7 @@ def _igammac(a: Array, x: Array) -> Array:
 
 @_lowers("aten.special_zeta")
 def _zeta(x: Any, q: Any) -> Array:
-    return jax.lax.zeta(*broadcast(x, q, float=True))
+    return _zeta_core(*broadcast(x, q, float=True))
 
 
 @_lowers("aten.mvlgamma", "aten.special_multigammaln")
