@@ -19,6 +19,12 @@ def regression(x, y):
     numpyro.sample("y", dist.StudentT(4.0, x @ w, s), obs=y)
 
 
+def guide(x, y):
+    loc = numpyro.param("loc", jnp.zeros(3))
+    numpyro.sample("w", dist.Normal(loc, 0.3).to_event(1))
+    numpyro.sample("s", dist.LogNormal(numpyro.param("m", -1.0), 0.2))
+
+
 def build():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 3))
@@ -36,6 +42,9 @@ def start(kind: str, **settings):
     if kind == "fit":
         settings = {"num_steps": 3000, "num_restarts": 2, "num_draws": 100, **settings}
         return pf.fit(build(), pf.MeanField(), key=jax.random.key(3), **settings)
+    if kind == "program":
+        settings = {"num_steps": 300, "num_restarts": 2, "num_draws": 100, "stop_early": False, **settings}
+        return pf.fit(build(), pf.program_guide(guide), key=jax.random.key(3), **settings)
     settings = {"num_steps": 400, "num_warmup": 200, "num_chains": 2, **settings}
     return pf.sample(build(), pf.NUTS(), key=jax.random.key(3), **settings)
 

@@ -113,6 +113,27 @@ def test_two_modes_are_doubtful_because_restarts_disagree(guide, getkey):
     assert posterior.verdict.details["khat"] < 0.7  # k-hat alone would have let it pass
 
 
+@pytest.mark.parametrize("modes", [(0.0, 100.0), (30.0, 60.0)])
+def test_modes_far_from_the_origin_are_seen(modes, getkey):
+    """No prior to draw from, and both modes out of reach of starts near the origin."""
+    locations = jnp.asarray(modes)
+    target = pf.from_logdensity(lambda x: jax.nn.logsumexp(-0.5 * (x - locations) ** 2), jnp.zeros(()))
+    assert pf.fit(target, key=getkey(), progress=False).verdict.status == "doubtful"
+
+
+def test_a_scale_that_underflows_is_explained(getkey):
+    """NumPyro's own argument checks must not replace the explanation."""
+
+    def model(x):
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        numpyro.sample("x", dist.Normal(0.0, s), obs=x)
+
+    with pytest.raises(pf.NonFiniteError, match=r"stopped at step \d+.*site 'x'"):
+        pf.fit(
+            pf.from_numpyro(model, np.ones(20)), pf.MeanField(), optimizer=optax.sgd(10.0), key=getkey(), progress=False
+        )
+
+
 def test_nan_in_the_data_stops_with_site_and_step(getkey):
     target = pf.from_numpyro(normal_mean, np.array([1.0, np.nan]))
     with pytest.raises((ValueError, pf.NonFiniteError), match="step 0.*'x'"):

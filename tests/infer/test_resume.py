@@ -19,7 +19,7 @@ from pushforward.samplers.engine import _run as engine
 sys.path.insert(0, str(Path(__file__).parent))
 import resume_worker as worker  # noqa: E402
 
-KINDS = ["fit", "sample"]
+KINDS = ["fit", "sample", "program"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def resumed_bits(path: Path, kind: str) -> bytes:
     return np.load(str(path) + ".bits.npy").tobytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fit", "sample"])
 def test_same_bits_with_progress_checkpoints_and_any_chunk(kind, whole, tmp_path, monkeypatch):
     assert worker.bits(worker.start(kind, progress=True)) == whole[kind]
     assert (
@@ -55,14 +55,14 @@ def test_same_bits_with_progress_checkpoints_and_any_chunk(kind, whole, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_k_steps_then_a_new_process(kind, whole, tmp_path):
     path = tmp_path / "run.ckpt"
-    settings = {"num_steps": 700} if kind == "fit" else {"num_steps": 130}
-    worker.start(kind, progress=False, checkpoint=path, **settings)
-    full = pf.resume(path, num_steps=3000 if kind == "fit" else 400, progress=False, checkpoint=tmp_path / "other")
+    short, whole_length = {"fit": (700, 3000), "sample": (130, 400), "program": (110, 300)}[kind]
+    worker.start(kind, progress=False, checkpoint=path, num_steps=short)
+    full = pf.resume(path, num_steps=whole_length, progress=False, checkpoint=tmp_path / "other")
     assert worker.bits(full) == whole[kind]
     assert resumed_bits(tmp_path / "other", kind) == whole[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fit", "sample"])
 def test_kill_at_a_random_moment(kind, whole, tmp_path):
     """SIGKILL leaves a loadable checkpoint; resuming it gives the bits of the run that was never killed."""
     path = tmp_path / "run.ckpt"

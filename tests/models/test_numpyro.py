@@ -311,6 +311,8 @@ def integer_parameter(y):
         (lambda: pf.from_numpyro(hierarchical, jnp.ones((3, 4)), jnp.ones((5, 4))), "shape"),
         (lambda: pf.from_numpyro(hierarchical, jnp.ones((5, 4)), jnp.ones((5, 4, 1))), "Site 'y': a value of shape"),
         (lambda: pf.from_numpyro(minibatched, jnp.ones((3, 1))), "'y'"),
+        (lambda: pf.from_numpyro(hierarchical, jnp.ones((5, 4)), jnp.ones((1, 4))), "shorter than its plate"),
+        (lambda: pf.from_numpyro(hierarchical, jnp.full((5, 4), jnp.inf), jnp.ones((5, 4))), "contain NaN or infinity"),
         (lambda: pf.from_numpyro(value_branch, jnp.ones(3)), "uses the value of a latent site in Python"),
         (lambda: pf.from_numpyro(discrete, jnp.ones(3)), "Site 'k' .*discrete latent"),
         (lambda: pf.from_numpyro(random_inside, jnp.ones(3)), "Randomness inside the log density"),

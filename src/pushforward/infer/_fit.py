@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from ..models._types import Key
 from ..models.guides import AbstractGuide
 from ..samplers import Variational
 from ..samplers._variational import default_optimizer
-from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, initialise, run
+from ..samplers.engine import NonFiniteError, Progress, check_writable, checkpoint_writer, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._fit_result import explain_failure, fitted_posterior
 from ._posterior import Posterior
@@ -111,14 +112,19 @@ def fit(
             f"init is a {type(start_from).__name__}, but the guide is a {type(bound_guide).__name__}: expected the "
             "same family to start from."
         )
+    objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
+    gradient = _checked(gradient, Path(), AbstractGradient, "gradient", "pf.Path() or pf.Reparam()")
+    transformation = _check_optimizer(optimizer)
+    if checkpoint is not None:
+        check_writable(FilePath(checkpoint))
     guides = starting_guides(key_starts, target, bound_guide, num_restarts, start_from)
     parameters, frozen, shared = stack_starts(target, guides)
     kernel = Variational(
         target=target,
         static=shared,
-        objective=_checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()"),
-        gradient=_checked(gradient, Path(), AbstractGradient, "gradient", "pf.Path() or pf.Reparam()"),
-        optimizer=_check_optimizer(optimizer),
+        objective=objective,
+        gradient=gradient,
+        optimizer=transformation,
         num_particles=particles,
         num_restarts=num_restarts,
         decay=optimizer is None,
@@ -165,7 +171,7 @@ def run_fit(
     save = None
     if checkpoint is not None:
         header = {"kind": "fit", "source": job.kernel.target.program.source, "provenance": provenance}
-        save = checkpoint_writer(checkpoint, (job, jax.random.key_data(key_end)), header)
+        save = checkpoint_writer(checkpoint, (job, jax.random.key_data(key_end)), header, state)
     meter = Progress(f"fit {job.guide_name}") if progress else None
     try:
         if meter is not None:
@@ -191,6 +197,8 @@ def run_fit(
 
 def _checked(value: Any, default: Any, kind: type, name: str, expected: str) -> Any:
     value = default if value is None else value
+    if isinstance(value, type) and issubclass(value, kind):
+        value = value()
     if not isinstance(value, kind):
         raise ValueError(f"{name}={value!r}: expected {expected}.")
     return value

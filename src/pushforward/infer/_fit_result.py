@@ -97,6 +97,12 @@ def fitted_posterior(
     )
 
 
+def _num_weights(target: Target, num_draws: int) -> int:
+    """Draws for k-hat: 16,384, fewer where the data is so large that this would cost more than the fit."""
+    elements = max(1, sum(int(x.size) for x in jax.tree.leaves(target)))
+    return max(num_draws, min(_WEIGHT_DRAWS, 2**28 // elements))
+
+
 def draw_guide(
     target: Target, guide: AbstractGuide, key: Key, num_draws: int, *, keep: bool = True
 ) -> tuple[Any, Array, Array]:
@@ -192,7 +198,9 @@ def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> Non
         if bool(jnp.isfinite(best))
         else "no window of steps was completed before"
     )
-    values = {k: np.asarray(v).ravel()[:3].round(4).tolist() for k, v in target.constrain(position).items()}
+    values = {
+        k: np.asarray(v).ravel()[:3].round(4).tolist() for k, v in jax.jit(Target.constrain)(target, position).items()
+    }
     message = (
         f"The fit stopped at step {step} (restart {restart}): {sites} Last good state: {kept} (error.state). Values at "
         f"the draw: {values}. Replay key: {jax.random.key_data(kernel_key).tolist()}. Remedy: a smaller learning rate "
@@ -209,7 +217,7 @@ def _failing_sites(target: Target, guide: AbstractGuide, key: Key, num_particles
         if bad:
             listed = ", ".join(f"site '{name}' has log-probability {value}" for name, value in bad.items())
             return f"{listed}.", position
-        values = {name: float(v) for name, v in target.site_log_probs(position, batch).items()}
+        values = {name: float(v) for name, v in jax.jit(Target.site_log_probs)(target, position, batch).items()}
         name = min(values, key=lambda n: values[n])
         if values[name] < worst_value:
             worst, worst_position, worst_value = name, position, values[name]

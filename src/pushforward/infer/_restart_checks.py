@@ -31,7 +31,7 @@ def check_convergence(record: xr.Dataset, details: dict[str, Any]) -> list[Findi
         Finding(
             "doubtful",
             "The optimisation had not converged when its steps ran out: the objective was still changing by more than "
-            "its noise. Give it more steps (num_steps) or continue it with pf.resume.",
+            "its noise. Give it more steps (num_steps); a run with checkpoint= can be continued by pf.resume.",
         )
     ]
 
@@ -66,7 +66,7 @@ def check_restarts(record: xr.Dataset, details: dict[str, Any]) -> list[Finding]
     if elbo.size > 1 and 2 * finite.sum() <= elbo.size:
         findings.append(
             Finding(
-                "doubtful",
+                "doubtful" if finite.any() else "failed",
                 f"{elbo.size - finite.sum()} of {elbo.size} restarts ended with a non-finite ELBO (fewer than half "
                 "may). Lower the learning rate, or check priors and data for extreme values.",
             )

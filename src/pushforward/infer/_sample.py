@@ -87,6 +87,8 @@ def sample(
             f"thin={thin} does not divide num_steps={num_steps}: expected a divisor, so that every kept draw is "
             "complete."
         )
+    if isinstance(kernel, type) and issubclass(kernel, AbstractSampler):
+        kernel = kernel()
     if not isinstance(kernel, AbstractSampler):
         raise ValueError(
             f"kernel={kernel!r}: expected a sampler such as pf.NUTS() or pf.HMC(); guides are fitted with pf.fit."
@@ -137,7 +139,7 @@ def run_sample(
     save = None
     if checkpoint is not None:
         header = {"kind": "sample", "source": job.target.program.source, "provenance": provenance}
-        save = checkpoint_writer(checkpoint, job, header)
+        save = checkpoint_writer(checkpoint, job, header, state)
     meter = Progress(f"{job.name} {job.chains.num_chains} chain(s)") if progress else None
     try:
         if meter is not None:

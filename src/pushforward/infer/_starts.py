@@ -18,7 +18,8 @@ from ..samplers._warm_start import DENSE_LIMIT, Starts, distinct, newton_starts
 
 DEFAULT_FULL_RANK_LIMIT = 64
 _NUM_STARTS = 16
-_WIDE = 10.0
+_NEAREST, _FARTHEST = 3.0, 3000.0
+"""Radii of starts where there is no prior to draw from: log-uniform, because the scale of the target is unknown."""
 
 
 def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
@@ -118,15 +119,21 @@ def _near(guide: AbstractLocationScale, key: Key) -> AbstractLocationScale:
 
 
 def starting_points(key: Key, target: Target, layout: Layout, count: int) -> Float[Array, "start dim"]:
-    """Overdispersed flat positions of finite density: half near the origin, half from the prior or from a wide box."""
+    """Overdispersed flat positions of finite density: some near the origin, the others from the prior or from wide boxes.
+
+    Without a prior to draw from, three times as many far points are taken, at radii from 3 to 3,000.
+    """
     key_near, key_far = jax.random.split(key)
-    near = jax.vmap(layout.ravel)(target.initial(key_near, count))
-    half = count // 2
-    far = _prior_points(key_far, target, layout, half)
+    far = _prior_points(key_far, target, layout, count // 2)
     if far is None:
-        far = _WIDE * jax.random.uniform(key_far, (half, layout.dim), layout.dtype, -1.0, 1.0)
+        key_radius, key_box = jax.random.split(key_far)
+        num_far = 3 * (count // 2)
+        span = jax.random.uniform(key_radius, (num_far, 1), layout.dtype, jnp.log(_NEAREST), jnp.log(_FARTHEST))
+        far = jnp.exp(span) * jax.random.uniform(key_box, (num_far, layout.dim), layout.dtype, -1.0, 1.0)
+    near = jax.vmap(layout.ravel)(target.initial(key_near, count))
     finite = finite_positions(target, layout, far)
-    return near.at[:half].set(jnp.where(finite[:, None], far, near[:half]))
+    stand_in = near[jnp.arange(len(far)) % count]
+    return jnp.concatenate([near[: count - count // 2], jnp.where(finite[:, None], far, stand_in)])
 
 
 @jax.jit

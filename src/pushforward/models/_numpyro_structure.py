@@ -11,7 +11,7 @@ import numpy as np
 from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
 
-from ._arguments import Arguments, program_name
+from ._arguments import Arguments, array_arguments, bind_arguments, program_name
 from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, run, site_term
 from ._program import Plate, Site
 from ._types import Key
@@ -102,13 +102,23 @@ def _structural_run(
         return run(PlateObserver(model, observe_plate), arguments, binding, key=key, tolerate_improper=True)
     except _CONCRETE:
         raise
-    except (ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # the model is the user's code: any exception type is possible
         args, kwargs = arguments.unpack()
+        bad = [
+            n
+            for n, v in array_arguments(bind_arguments(model, args, kwargs)).items()
+            if not bool(jnp.isfinite(v).all())
+        ]
+        if bad:
+            raise ValueError(
+                f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} Argument(s) "
+                f"{bad} contain NaN or infinity. Expected finite data; remove, impute or mask these entries."
+            ) from error
         shapes = {str(i): jnp.shape(a) for i, a in enumerate(args) if hasattr(a, "shape")}
         shapes.update({k: jnp.shape(v) for k, v in kwargs.items() if hasattr(v, "shape")})
         raise ValueError(
-            f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} Expected "
-            f"arguments whose shapes fit the model; got shapes {shapes}."
+            f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': "
+            f"{type(error).__name__}: {error}. Expected arrays whose shapes fit the model; got shapes {shapes or 'none'}."
         ) from error
 
 
@@ -244,11 +254,12 @@ def _check_observed_shapes(trace: Mapping[str, Any], structure: Structure) -> No
         fn, value = trace[site.name]["fn"], trace[site.name]["value"]
         data_batch = jnp.shape(value)[: max(jnp.ndim(value) - len(fn.event_shape), 0)]
         got = site_term(site.name, trace[site.name]).log_prob.shape
-        if got not in (tuple(data_batch), tuple(fn.batch_shape)):
+        # A shorter axis of data would be counted once per plate element; only a true scalar may stand for all.
+        if got != tuple(data_batch) and jnp.ndim(value) > 0:
             raise ValueError(
                 f"Observed site '{site.name}': data of shape {jnp.shape(value)} and a distribution of shape "
-                f"{tuple(fn.shape())} broadcast to {got}, which is neither. Expected equal shapes; a stray axis (e.g. "
-                "y[:, None]) is the usual cause."
+                f"{tuple(fn.shape())} broadcast to {got}. Expected equal shapes: a stray axis (e.g. y[:, None]) or data "
+                "shorter than its plate is the usual cause."
             )
 
 

@@ -250,7 +250,7 @@ class Target(eqx.Module):
 
     def nonfinite_sites(self, position: Position, batch: Batch | None = None) -> dict[str, float]:
         """Sites whose log-probability is not finite at a position, with the value found."""
-        values = self.site_log_probs(position, batch)
+        values = _traced_site_log_probs(self, position, batch)
         return {k: float(v) for k, v in values.items() if not bool(jnp.isfinite(v))}
 
     def _no_initial_position(self, position: Position) -> str:
@@ -341,6 +341,12 @@ class Target(eqx.Module):
         if self.weights:
             lines.append("  weights: " + ", ".join(self.weights) + " (bounds refer to the tempered evidence)")
         return "\n".join(lines)
+
+
+@jax.jit
+def _traced_site_log_probs(target: Target, position: Position, batch: Batch | None) -> dict[str, Array]:
+    # Traced, so that a front end's own argument checks (a scale that underflowed to zero) cannot replace the answer.
+    return target.site_log_probs(position, batch)
 
 
 @jax.jit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,24 @@ from ..models._types import Batch, Key
 
 _ITERATIONS = 60
 _ELBO_DRAWS = 32
+_DECREMENT = 1e-12
+"""Nats below which a Newton step is not worth taking."""
+_BLOCK_ELEMENTS = 2**20
 DENSE_LIMIT = 100
 """Dimensions up to which Hessians are formed; beyond, coordinates are left as they are."""
+
+
+class _Climb(NamedTuple):
+    """State of one climb."""
+
+    step: Array
+    x: Array
+    damping: Array
+    best_x: Array
+    best_size: Array
+    best_vectors: Array
+    best_elbo: Array
+    settled: Array
 
 
 class Starts(NamedTuple):
@@ -87,44 +103,53 @@ def _climb(
         size = jnp.maximum(size, 1e-8 * jnp.max(size) + jnp.finfo(x.dtype).tiny)
         return density(x), jax.grad(density)(x), size, vectors
 
+    # A vmapped density holds its data once per point: points go through in blocks that stay small beside the cache.
+    block = max(1, _BLOCK_ELEMENTS // max(1, sum(int(x.size) for x in jax.tree.leaves(target))))
+
+    def densities(points: Array) -> Array:
+        return jax.lax.map(density, points, batch_size=min(block, len(points)))
+
     def elbo(x: Array, size: Array, vectors: Array) -> Array:
         draws = x + (eps / jnp.sqrt(size)) @ vectors.T
         entropy = 0.5 * layout.dim * (1.0 + jnp.log(2 * jnp.pi)) - 0.5 * jnp.sum(jnp.log(size))
-        return jnp.mean(jax.vmap(density)(draws)) + entropy
+        return jnp.mean(densities(draws)) + entropy
 
-    def iterate(carry: Any, _: None) -> tuple[Any, None]:
-        x, damping, best_x, best_size, best_vectors, best_elbo = carry
-        value, gradient, size, vectors = local(x)
-        here = value if mode else elbo(x, size, vectors)
-        better = (here > best_elbo) & jnp.isfinite(here)
-        best_x, best_elbo = jnp.where(better, x, best_x), jnp.where(better, here, best_elbo)
-        best_size, best_vectors = jnp.where(better, size, best_size), jnp.where(better, vectors, best_vectors)
-        # One damping ladder per step: the largest of a few steps that increases the density.
-        ladder = damping * jnp.asarray([0.0, 0.1, 1.0, 10.0, 1000.0], x.dtype)
+    def iterate(climb: _Climb) -> _Climb:
+        value, gradient, size, vectors = local(climb.x)
+        here = value if mode else elbo(climb.x, size, vectors)
+        better = (here > climb.best_elbo) & jnp.isfinite(here)
+        # One damping ladder per step: the damping that increases the density most.
+        ladder = climb.damping * jnp.asarray([0.0, 0.1, 1.0, 10.0, 1000.0], climb.x.dtype)
         projected = vectors.T @ jnp.nan_to_num(gradient)
         steps = (projected / (size + ladder[:, None])) @ vectors.T
-        values = jax.vmap(density)(x + steps)
+        values = densities(climb.x + steps)
         values = jnp.where(jnp.isfinite(values), values, -jnp.inf)
         choice = jnp.argmax(values)
         climbs = values[choice] >= value
-        damping = jnp.where(climbs, jnp.maximum(ladder[choice], 0.1 * damping), 100.0 * damping)
-        damping = jnp.clip(damping, 1e-6 * jnp.max(size), 1e8 * jnp.max(size))
-        return (jnp.where(climbs, x + steps[choice], x), damping, best_x, best_size, best_vectors, best_elbo), None
+        damping = jnp.where(climbs, jnp.maximum(ladder[choice], 0.1 * climb.damping), 100.0 * climb.damping)
+        return _Climb(
+            climb.step + 1,
+            jnp.where(climbs, climb.x + steps[choice], climb.x),
+            jnp.clip(damping, 1e-6 * jnp.max(size), 1e8 * jnp.max(size)),
+            jnp.where(better, climb.x, climb.best_x),
+            jnp.where(better, size, climb.best_size),
+            jnp.where(better, vectors, climb.best_vectors),
+            jnp.where(better, here, climb.best_elbo),
+            # Newton's decrement: twice what a full step promises. The point that promises nothing has been judged.
+            jnp.sum(projected**2 / size) < _DECREMENT,
+        )
 
     def one(x: Array) -> Starts:
-        _, _, size, vectors = local(x)
-        start = (
-            x,
-            0.01 * jnp.max(size),
-            x,
-            jnp.ones_like(x),
-            jnp.eye(layout.dim, dtype=x.dtype),
-            jnp.asarray(-jnp.inf, x.dtype),
+        _, _, size, _ = local(x)
+        nowhere = jnp.asarray(-jnp.inf, x.dtype)
+        identity = jnp.eye(layout.dim, dtype=x.dtype)
+        start = _Climb(
+            jnp.asarray(0), x, 0.01 * jnp.max(size), x, jnp.ones_like(x), identity, nowhere, jnp.asarray(False)
         )
-        (_, _, best_x, best_size, best_vectors, best_elbo), _ = jax.lax.scan(iterate, start, None, length=_ITERATIONS)
-        return Starts(best_x, triangular_root(best_size, best_vectors), best_elbo)
+        end = jax.lax.while_loop(lambda c: (c.step < _ITERATIONS) & ~c.settled, iterate, start)
+        return Starts(end.best_x, triangular_root(end.best_size, end.best_vectors), end.best_elbo)
 
-    return jax.lax.map(one, positions, batch_size=min(len(positions), max(1, 2000 // layout.dim)))
+    return jax.lax.map(one, positions, batch_size=min(len(positions), block, max(1, 2000 // layout.dim)))
 
 
 def triangular_root(size: Float[Array, " dim"], vectors: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

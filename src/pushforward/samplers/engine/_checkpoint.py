@@ -33,11 +33,12 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_writer(
-    path: str | os.PathLike[str], job: Any, header: dict[str, Any]
+    path: str | os.PathLike[str], job: Any, header: dict[str, Any], state: Any
 ) -> Callable[[int, Any, Callable[[], PyTree]], None]:
     """A function that saves (step, state, records) to ``path`` atomically.
 
-    The job is pickled once, at once, so that a model that cannot be pickled is refused before the run starts.
+    The job is pickled once, at once, together with the structure of the state (whose static parts then stay the job's
+    own when both are read back), so that a model that cannot be pickled is refused before the run starts.
 
     Raises:
         ValueError: if the job cannot be pickled.
@@ -46,7 +47,7 @@ def checkpoint_writer(
     path = Path(path)
     check_writable(path)
     try:
-        payload = cloudpickle.dumps(job)
+        payload = cloudpickle.dumps((job, _skeleton(state)))
     except Exception as error:  # pickling runs user code: any exception type is possible
         raise ValueError(
             f"The run cannot be checkpointed, because its model cannot be pickled: {error} Expected a model whose "
@@ -104,8 +105,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(
             f"'{path}' was written with {width}-bit floats, this process uses the other width. Resume it in {call}."
         )
-    job = cloudpickle.loads(parts["job.pkl"])
-    return Checkpoint(header, job, header["step"], _unpack("state", parts), _unpack("records", parts))
+    job, skeleton = cloudpickle.loads(parts["job.pkl"])
+    # Records are plain arrays by name; only the state holds modules.
+    state = jax.tree.map(jnp.asarray, jax.tree.unflatten(jax.tree.structure(skeleton), _leaves("state", parts)))
+    structure = jax.tree.structure(cloudpickle.loads(parts["records.tree"]))
+    return Checkpoint(header, job, header["step"], state, jax.tree.unflatten(structure, _leaves("records", parts)))
 
 
 def check_writable(path: Path) -> None:
@@ -133,32 +137,22 @@ def _damaged(path: Path, what: str) -> str:
     )
 
 
-def _pack(name: str, tree: PyTree) -> dict[str, bytes]:
+def _skeleton(tree: PyTree) -> PyTree:
+    """A tree of the same structure with integers for leaves: modules cannot be pickled inside a treedef."""
     leaves, treedef = jax.tree.flatten(tree)
-    keys = [i for i, x in enumerate(leaves) if _is_key(x)]
+    return jax.tree.unflatten(treedef, list(range(len(leaves))))
+
+
+def _pack(name: str, tree: PyTree) -> dict[str, bytes]:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {
-        str(i): np.asarray(jax.random.key_data(x) if _is_key(x) else x) for i, x in enumerate(leaves)
-    }
-    np.savez(buffer, **arrays)
-    # Modules cannot be pickled inside a treedef; a tree of the same structure can.
-    skeleton = jax.tree.unflatten(treedef, list(range(len(leaves))))
-    return {f"{name}.npz": buffer.getvalue(), f"{name}.tree": cloudpickle.dumps((skeleton, keys))}
+    np.savez(buffer, **{str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(tree))})  # type: ignore[arg-type]
+    packed = {f"{name}.npz": buffer.getvalue()}
+    return packed if name == "state" else {**packed, f"{name}.tree": cloudpickle.dumps(_skeleton(tree))}
 
 
-def _unpack(name: str, parts: dict[str, bytes]) -> PyTree:
-    skeleton, keys = cloudpickle.loads(parts[f"{name}.tree"])
+def _leaves(name: str, parts: dict[str, bytes]) -> list[Any]:
     with np.load(io.BytesIO(parts[f"{name}.npz"])) as arrays:
-        leaves = [arrays[str(i)] for i in range(len(arrays.files))]
-    if name == "state":
-        leaves = [
-            jax.random.wrap_key_data(jnp.asarray(x)) if i in keys else jnp.asarray(x) for i, x in enumerate(leaves)
-        ]
-    return jax.tree.unflatten(jax.tree.structure(skeleton), leaves)
-
-
-def _is_key(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return [arrays[str(i)] for i in range(len(arrays.files))]
 
 
 def _write_atomically(path: Path, parts: dict[str, bytes]) -> None:
