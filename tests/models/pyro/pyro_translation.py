@@ -100,7 +100,7 @@ def compare(
             execution = Execution(graph, {**rest, **moved}, constants)
             found = {k: execution.output(k) for k in outputs}
             parts = [
-                jnp.sum(v * jnp.asarray(weights[k].numpy(), v.dtype))
+                jnp.sum(v * jnp.asarray(weights[k].numpy(), v.dtype)).astype(jnp.float64)
                 for k, v in found.items()
                 if jnp.issubdtype(v.dtype, jnp.floating)
             ]

@@ -212,6 +212,9 @@ def test_derivatives_at_kinks_are_those_of_torch() -> None:
         a, b = x["x"], x["y"]
         return (
             a.abs(),
+            torch.nn.functional.logsigmoid(a),
+            torch.nn.functional.binary_cross_entropy_with_logits(a, b),
+            torch.linalg.vector_norm(a, 1),
             a.clamp(0.0, 1.0),
             a.clamp(min=b),
             torch.maximum(a, b),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array
 
-from ._promotion import cast, same_rank
+from ._promotion import absolute, cast, same_rank
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -257,7 +257,7 @@ def _vector_norm(x: Array, ord: Any = 2, dim: Any = None, keepdim: bool = False,
         if dim is None
         else tuple(d % x.ndim for d in (dim if isinstance(dim, tuple) else (dim,)) if x.ndim)
     )
-    size = jnp.abs(x)
+    size = absolute(x)
     if ord == math.inf:
         return jnp.max(size, axes, keepdims=keepdim)
     if ord == -math.inf:

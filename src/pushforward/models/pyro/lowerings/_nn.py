@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._promotion import canonical, cast
+from ._promotion import absolute, canonical, cast
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -91,7 +91,7 @@ def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
 @_lowers("aten.log_sigmoid_forward")
 def _log_sigmoid_forward(x: Array) -> tuple[Array, Array]:
     # Plain differentiation is exact here (one half at zero) and shares the exponential with the value.
-    return jnp.minimum(x, jnp.zeros_like(x)) - jnp.log1p(jnp.exp(-jnp.abs(x))), jnp.zeros((0,), x.dtype)
+    return jnp.minimum(x, jnp.zeros_like(x)) - jnp.log1p(jnp.exp(-absolute(x))), jnp.zeros((0,), x.dtype)
 
 
 @_lowers("aten.hardsigmoid")
@@ -320,7 +320,7 @@ def _mse_loss(x: Array, y: Array, reduction: int = 1) -> Array:
 
 @_lowers("aten.huber_loss")
 def _huber_loss(x: Array, y: Array, reduction: int = 1, delta: float = 1.0) -> Array:
-    size = jnp.abs(x - y)
+    size = absolute(x - y)
     return _reduce(jnp.where(size < delta, 0.5 * size * size, delta * (size - 0.5 * delta)), reduction)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._promotion import broadcast, canonical, cast, inexact, promote, result_dtype, truth
+from ._promotion import absolute, broadcast, canonical, cast, inexact, promote, result_dtype, truth
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -50,7 +50,7 @@ for _name, _function in {
 
 for _name, _function in {
     "neg": jnp.negative,
-    "abs": jnp.abs,
+    "abs": absolute,
     "sign": jnp.sign,
     "sgn": jnp.sign,
     "floor": lambda x: jnp.floor(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x,

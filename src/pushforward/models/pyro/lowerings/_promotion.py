@@ -110,3 +110,8 @@ def truth(x: Any) -> Array:
     """Whether entries differ from zero."""
     array = jnp.asarray(x)
     return array if array.dtype == bool else array != jnp.zeros((), array.dtype)
+
+
+def absolute(x: Array) -> Array:
+    """|x| with derivative zero at zero, as in torch (JAX takes one)."""
+    return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x * jnp.sign(x)

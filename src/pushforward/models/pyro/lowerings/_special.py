@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array
 
-from ._promotion import broadcast, cast, inexact
+from ._promotion import absolute, broadcast, cast, inexact
 from ._registry import table
 
 TABLE, _lowers = table()
@@ -50,11 +50,11 @@ def _digamma_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
 
 
 def _i0(x: Array) -> Array:
-    return jnp.exp(jnp.abs(x)) * jax.lax.bessel_i0e(x)
+    return jnp.exp(absolute(x)) * jax.lax.bessel_i0e(x)
 
 
 def _i1(x: Array) -> Array:
-    return jnp.exp(jnp.abs(x)) * jax.lax.bessel_i1e(x)
+    return jnp.exp(absolute(x)) * jax.lax.bessel_i1e(x)
 
 
 def _entr(x: Array) -> Array:
