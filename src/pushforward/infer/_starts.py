@@ -119,7 +119,7 @@ def _near(guide: AbstractLocationScale, key: Key) -> AbstractLocationScale:
 
 
 def starting_points(key: Key, target: Target, layout: Layout, count: int) -> Float[Array, "start dim"]:
-    """Overdispersed flat positions of finite density: some near the origin, the others from the prior or from wide boxes.
+    """Overdispersed flat positions of finite density: some near the origin, others from the prior or from wide boxes.
 
     Without a prior to draw from, three times as many far points are taken, at radii from 3 to 3,000.
     """

@@ -111,14 +111,15 @@ def _structural_run(
         ]
         if bad:
             raise ValueError(
-                f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} Argument(s) "
-                f"{bad} contain NaN or infinity. Expected finite data; remove, impute or mask these entries."
+                f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} "
+                f"Argument(s) {bad} contain NaN or infinity. Expected finite data; remove, impute or mask such entries."
             ) from error
         shapes = {str(i): jnp.shape(a) for i, a in enumerate(args) if hasattr(a, "shape")}
         shapes.update({k: jnp.shape(v) for k, v in kwargs.items() if hasattr(v, "shape")})
         raise ValueError(
             f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': "
-            f"{type(error).__name__}: {error}. Expected arrays whose shapes fit the model; got shapes {shapes or 'none'}."
+            f"{type(error).__name__}: {error}. Expected arrays whose shapes fit the model; got shapes "
+            f"{shapes or 'none'}."
         ) from error
 
 
@@ -258,8 +259,8 @@ def _check_observed_shapes(trace: Mapping[str, Any], structure: Structure) -> No
         if got != tuple(data_batch) and jnp.ndim(value) > 0:
             raise ValueError(
                 f"Observed site '{site.name}': data of shape {jnp.shape(value)} and a distribution of shape "
-                f"{tuple(fn.shape())} broadcast to {got}. Expected equal shapes: a stray axis (e.g. y[:, None]) or data "
-                "shorter than its plate is the usual cause."
+                f"{tuple(fn.shape())} broadcast to {got}. Expected equal shapes: a stray axis (e.g. y[:, None]) or "
+                "data shorter than its plate is the usual cause."
             )
 
 
