@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 NUM_PARTICLES = 1000
+BLOCK = 100
 TARGET_ONE = 40.0
 TARGET_PARTICLE = 1000.0
 NUM_MODELS = 8
@@ -64,19 +65,22 @@ def measure(name: str, model: Callable[..., Any], args: tuple[Any, ...], kwargs:
     position = target.initial(jax.random.key(0))
     positions = target.initial(jax.random.key(1), NUM_PARTICLES)
     one, many = jax.jit(value_and_grad), jax.jit(jax.vmap(value_and_grad))
+    blocks = jax.jit(lambda p: jax.lax.map(value_and_grad, p, batch_size=BLOCK))
     start = time.perf_counter()
     jax.block_until_ready(one(position))
     compiled = time.perf_counter() - start
     reference = pyro_value_and_grad(target.constrain(position), model, args, kwargs)
 
     reference()
-    jax.block_until_ready((one(position), many(positions)))
-    times: tuple[list[float], list[float], list[float]] = ([], [], [])
+    jax.block_until_ready((one(position), many(positions), blocks(positions)))
+    times: tuple[list[float], ...] = ([], [], [], [])
     for _ in range(7):
         times[0].append(timed(reference, 10))
         times[1].append(timed(lambda: one(position), 200))
         times[2].append(timed(lambda: many(positions), 10) / NUM_PARTICLES)
-    return Row(name, build, compiled, *[statistics.median(t) for t in times])
+        times[3].append(timed(lambda: blocks(positions), 10) / NUM_PARTICLES)
+    pyro, ours, at_once, in_blocks = (statistics.median(t) for t in times)
+    return Row(name, build, compiled, pyro, ours, min(at_once, in_blocks))
 
 
 def pyro_value_and_grad(

@@ -114,7 +114,9 @@ def _mul(x: Any, y: Any) -> Array:
 @_lowers("aten.div", "aten.true_divide")
 def _div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Array:
     if rounding_mode is None:
-        return operator.truediv(*promote(x, y, float=True))
+        a, b = promote(x, y, float=True)
+        # One reciprocal of a scale and a product per datum, instead of a quotient per datum.
+        return a * (jnp.ones_like(b) / b) if b.size < a.size else operator.truediv(a, b)
     a, b = promote(x, y)
     if rounding_mode == "floor":
         return jnp.floor_divide(a, b)

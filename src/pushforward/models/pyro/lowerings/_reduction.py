@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -174,6 +175,8 @@ def _count_nonzero(x: Array, dim: Any = None) -> Array:
 
 def logsumexp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     """Log sum exp whose derivative is zero, not NaN, where every entry is -inf."""
+    if len(axes) == 1 and 1 < x.shape[axes[0]] <= _FEW:
+        return _logsumexp_of_few(x, axes[0], keepdims)
     top = jax.lax.stop_gradient(jnp.max(x, axes, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
     total = jnp.sum(jnp.exp(x - top), axes, keepdims=True)
@@ -182,6 +185,20 @@ def logsumexp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
         empty, jnp.full_like(total, -jnp.inf), jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + top
     )
     return value if keepdims else jnp.squeeze(value, axes)
+
+
+_FEW = 8
+
+
+def _logsumexp_of_few(x: Array, axis: int, keepdims: bool) -> Array:
+    """Unrolled over a short axis (mixture components): one fused loop over the data, not many short reductions."""
+    parts = [jax.lax.index_in_dim(x, k, axis, keepdims=keepdims) for k in range(x.shape[axis])]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
+    top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+    total = functools.reduce(jnp.add, [jnp.exp(p - top) for p in parts])
+    empty = total == 0
+    value = jnp.log(jnp.where(empty, jnp.ones_like(total), total)) + top
+    return jnp.where(empty, jnp.full_like(total, -jnp.inf), value)
 
 
 @_lowers("aten.logsumexp", "aten.special_logsumexp")
