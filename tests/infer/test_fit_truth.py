@@ -121,6 +121,13 @@ def test_modes_far_from_the_origin_are_seen(modes, getkey):
     assert pf.fit(target, key=getkey(), progress=False).verdict.status == "doubtful"
 
 
+@pytest.mark.parametrize("density", [jnp.sum, lambda x: 0.0 * jnp.sum(x), lambda x: jnp.sum(x**2)])
+def test_a_density_that_does_not_integrate_fails(density, getkey):
+    verdict = pf.fit(pf.from_logdensity(density, jnp.zeros(2)), key=getkey(), progress=False).verdict
+    assert verdict.status == "failed"
+    assert "does not integrate" in str(verdict.reasons)
+
+
 def test_a_scale_that_underflows_is_explained(getkey):
     """NumPyro's own argument checks must not replace the explanation."""
 
@@ -266,12 +273,19 @@ def test_local_guide_and_model_share_their_minibatch(getkey):
         ({"objective": "elbo"}, "expected pf.ELBO"),
         ({"gradient": "path"}, "expected pf.Path"),
         ({"init": pf.FullRank()}, "expected the same family"),
+        ({"learning_rate": 0.1}, r"no argument 'learning_rate'. Did you mean optimizer=optax.adam"),
+        ({"num_step": 10}, "no argument 'num_step'. Did you mean num_steps"),
     ],
 )
 def test_bad_arguments(arguments, message, getkey):
     target = pf.from_numpyro(normal_mean, np.ones(3))
     with pytest.raises(ValueError, match=message):
         pf.fit(target, **{"guide": pf.MeanField(), "key": getkey(), "progress": False, **arguments})
+
+
+def test_a_missing_key_is_explained():
+    with pytest.raises(ValueError, match=r"pf.fit needs key=jax.random.key\(0\)"):
+        pf.fit(pf.from_numpyro(normal_mean, np.ones(3)))
 
 
 def test_a_function_is_not_a_target(getkey):

@@ -290,6 +290,11 @@ def random_inside(y):
     numpyro.sample("y", dist.Normal(mu + noise, 1.0), obs=y)
 
 
+def random_free(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
 def labels(y):
     p = numpyro.sample("p", dist.Beta(1.0, 1.0))
     numpyro.sample("y", dist.Bernoulli(p), obs=y)
@@ -327,12 +332,48 @@ def integer_parameter(y):
         (lambda: pf.from_numpyro(3), "Expected a NumPyro model"),
         (lambda: pf.from_logdensity(lambda x: x, jnp.zeros(3)), "expected a scalar"),
         (lambda: pf.from_logdensity(jnp.sum, jnp.arange(3)), "expected floating point"),
+        (lambda: pf.from_logdensity(jnp.sum, "x"), "The leaf 'x' of the example is 'x'"),
         (lambda: pf.from_logdensity(jnp.sum, jnp.zeros(3), {"y": constraints.positive}), "no leaves of the example"),
     ],
 )
 def test_bad_input(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        ({"p": jnp.zeros(())}, r"sites \['p'\]: expected exactly the latent sites \['mu'\]"),
+        ({"mu": jnp.zeros(2)}, r"site 'mu' has shape \(2,\): expected \(\)"),
+        (jnp.zeros(1), "expected {site: unconstrained array}"),
+    ],
+)
+def test_position_of_the_wrong_structure(position, message):
+    target = pf.from_numpyro(random_free, jnp.ones(3))
+    for use in (target.logdensity, target.constrain, target.site_log_probs):
+        with pytest.raises(ValueError, match=message):
+            use(position)
+
+
+def test_position_unlike_the_example():
+    target = pf.from_logdensity(lambda x: -jnp.sum(x["a"] ** 2), {"a": jnp.zeros(2)})
+    with pytest.raises(ValueError, match=r"expected {'a': \(2,\)}"):
+        target.logdensity(jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.array(["a", "b"]), "data of site 'y' is .*expected numbers"),
+        (np.array([1.0, None], dtype=object), "data of site 'y' is .*expected numbers"),
+        ([1.0, 2.0], "data of site 'y' is a list: expected an array"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*requires ndarray or scalar arguments:DeprecationWarning")
+def test_data_that_is_no_array(data, message):
+    with pytest.raises(ValueError, match=message):
+        pf.from_numpyro(random_free, data)
 
 
 def test_nan_in_the_data_names_the_site(getkey):

@@ -88,14 +88,15 @@ def build_posterior(
     values: Values = _in_program_order(target, computed.pop("values"))
     stats = {**computed, **stats}
 
+    observed = target.observed()
     labels = Labels(target, [*values, *jax.tree.leaves(position_names(positions)), *stats])
     stat_dims = {name: [f"{name}_dim_{axis}" for axis in range(array.ndim - 2)] for name, array in stats.items()}
     groups = {
         "posterior": build_dataset(values, labels, sample_shape=shape),
         "unconstrained_posterior": unconstrained_dataset(target, positions, labels, shape),
         "sample_stats": build_dataset(stats, labels, sample_shape=shape, dims=stat_dims),
-        "observed_data": build_dataset(target.observed(), labels),
-        "constant_data": build_dataset(target.constants(), labels),
+        "observed_data": build_dataset(observed, labels),
+        "constant_data": build_dataset(target.constants(observed), labels),
     }
     if optimization:
         groups["optimization"] = optimization_dataset(optimization)

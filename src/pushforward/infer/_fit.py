@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import optax
-from jaxtyping import Array
 
 from ..estimators import ELBO, AbstractGradient, AbstractObjective, Path
 from ..models import Target
@@ -18,9 +17,11 @@ from ..models._types import Key
 from ..models.guides import AbstractGuide
 from ..samplers import Variational
 from ..samplers._variational import default_optimizer
-from ..samplers.engine import NonFiniteError, Progress, check_writable, checkpoint_writer, initialise, run
+from ..samplers.engine import NonFiniteError, check_writable, initialise, run
 from ._arguments import check_count, check_key, check_target
+from ._execution import Execution
 from ._fit_result import explain_failure, fitted_posterior
+from ._keywords import explain_keywords
 from ._posterior import Posterior
 from ._starts import resolve_guide, stack_starts, starting_guides
 
@@ -37,6 +38,7 @@ class FitJob:
     config: dict[str, Any]
 
 
+@explain_keywords
 def fit(
     target: Target,
     guide: AbstractGuide | type[AbstractGuide] | None = None,
@@ -118,7 +120,7 @@ def fit(
     if checkpoint is not None:
         check_writable(FilePath(checkpoint))
     guides = starting_guides(key_starts, target, bound_guide, num_restarts, start_from)
-    parameters, frozen, shared = stack_starts(target, guides)
+    parameters, frozen, shared = stack_starts(target, guides, gradient)
     kernel = Variational(
         target=target,
         static=shared,
@@ -142,57 +144,22 @@ def fit(
     }
     job = FitJob(kernel, key_run, num_steps, num_draws, type(bound_guide).__name__, config)
     state = initialise(kernel, key_run, (parameters, frozen))
-    return run_fit(
-        job,
-        state,
-        key_end=key_end,
-        progress=progress,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        provenance={"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}},
-        began=began,
-    )
+    provenance = {"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}}
+    return run_fit(job, state, key_end, Execution(progress, checkpoint, checkpoint_every, provenance, began))
 
 
-def run_fit(
-    job: FitJob,
-    state: Any,
-    *,
-    key_end: Key,
-    progress: bool,
-    checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: float,
-    provenance: dict[str, Any],
-    began: float,
-    start: int = 0,
-    records: Array | None = None,
-) -> Posterior:
+def run_fit(job: FitJob, state: Any, key_end: Key, how: Execution) -> Posterior:
     """Run a fit from a state to its posterior."""
-    save = None
-    if checkpoint is not None:
-        header = {"kind": "fit", "source": job.kernel.target.program.source, "provenance": provenance}
-        save = checkpoint_writer(checkpoint, (job, jax.random.key_data(key_end)), header, state)
-    meter = Progress(f"fit {job.guide_name}") if progress else None
+    kernel, label = job.kernel, f"fit {job.guide_name}"
+    saved = (job, jax.random.key_data(key_end))
     try:
-        if meter is not None:
-            meter.__enter__()
-        result = run(
-            job.kernel,
-            state,
-            key=job.key,
-            num_steps=job.num_steps,
-            start=start,
-            records=records,
-            progress=meter,
-            save=save,
-            save_every=checkpoint_every,
-        )
+        with how.opened("fit", kernel.target.program.source, label, saved, state) as shown:
+            result = run(
+                kernel, state, key=job.key, num_steps=job.num_steps, start=how.start, records=how.records, **shown
+            )
     except NonFiniteError as error:
-        raise explain_failure(job.kernel, error, job.key) from error
-    finally:
-        if meter is not None:
-            meter.__exit__(None, None, None)
-    return fitted_posterior(job.kernel, result, key_end, job.num_draws, job.guide_name, provenance, began)
+        raise explain_failure(kernel, error, job.key) from error
+    return fitted_posterior(kernel, result, key_end, job.num_draws, job.guide_name, how)
 
 
 def _checked(value: Any, default: Any, kind: type, name: str, expected: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from ..samplers import Variational
 from ..samplers._variational import VariationalState, converged
 from ..samplers.engine import NonFiniteError, RunResult, step_keys
 from ._build import build_posterior
+from ._execution import Execution
 from ._posterior import Posterior
 
 _SELECTION_DRAWS = 1000
@@ -44,8 +44,7 @@ def fitted_posterior(
     key: Key,
     num_draws: int,
     guide_name: str,
-    provenance: dict[str, Any],
-    began: float,
+    how: Execution,
 ) -> Posterior:
     """Choose the best parameters of every restart and the best restart, draw from it, and judge it."""
     state: VariationalState = result.state
@@ -93,7 +92,7 @@ def fitted_posterior(
         attrs={"num_steps": int(result.step), "num_restarts": count},
         guide=guide,
         state=state,
-        provenance={**provenance, "wall_time": time.perf_counter() - began},
+        provenance=how.finished(),
     )
 
 
@@ -132,7 +131,7 @@ def normal_sobol(key: Key, num_draws: int, dim: int) -> Float[Array, "draw dim"]
 @functools.partial(jax.jit, static_argnames="keep")
 def _push_many(target: Target, guide: AbstractLocationScale, noise: Array, keep: bool) -> tuple[Any, Array, Array]:  # noqa: FBT001
     def one(eps: Array) -> tuple[Any, Array, Array]:
-        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))  # type: ignore[attr-defined]
+        position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))
         return position if keep else None, target.logdensity(position), log_q
 
     return jax.lax.map(one, noise, batch_size=min(len(noise), 256))
@@ -204,7 +203,7 @@ def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> Non
     message = (
         f"The fit stopped at step {step} (restart {restart}): {sites} Last good state: {kept} (error.state). Values at "
         f"the draw: {values}. Replay key: {jax.random.key_data(kernel_key).tolist()}. Remedy: a smaller learning rate "
-        "(or the default optimizer), a prior or support that keeps the site finite, or cleaned data."
+        "(or the default optimizer), a proper prior and a support that keep the site finite, or cleaned data."
     )
     return NonFiniteError(message, step=step, key=kernel_key, state=error.state, records=error.records)
 

@@ -15,6 +15,8 @@ MODE_NATS = 5.0
 """Restarts whose ELBO is this close to the best hold mass that cannot be neglected (exp(-5) = 0.7 %)."""
 MEAN_DISAGREEMENT = 0.5
 """Largest difference of restart means, in pooled posterior standard deviations, that counts as agreement."""
+RUNAWAY = 1e12
+"""Unconstrained means or sds beyond this mean that the guide is chasing mass towards infinity."""
 SD_DISAGREEMENT = 1.5
 """Largest ratio of restart standard deviations that counts as agreement."""
 
@@ -73,6 +75,9 @@ def check_restarts(record: xr.Dataset, details: dict[str, Any]) -> list[Finding]
         )
     if "restart_mean" not in record or "restart_sd" not in record:
         return findings
+    runaway = _runaway(record, best)
+    if runaway:
+        return [*findings, Finding("failed", runaway)]
     worst = (1.0, "")
     for i in np.flatnonzero(comparable):
         if i == best:
@@ -92,6 +97,21 @@ def check_restarts(record: xr.Dataset, details: dict[str, Any]) -> list[Finding]
             )
         )
     return findings
+
+
+def _runaway(record: xr.Dataset, best: int) -> str:
+    """Say where the guide has run off to infinity, as it does when the density does not integrate."""
+    for name, what in (("restart_mean", "mean"), ("restart_sd", "sd")):
+        values = np.asarray(record[name].values, np.float64)[best]
+        beyond = ~(np.abs(values) < RUNAWAY)
+        if beyond.any():
+            where = record["parameter"].values[beyond][0] if "parameter" in record.coords else int(np.argmax(beyond))
+            return (
+                f"The guide ran away: its {what} in {where} is {values[beyond][0]:.3g}. The density probably does not "
+                "integrate (it is constant or grows without bound in some direction). Give every site a proper prior, "
+                "or check the sign of the log-density."
+            )
+    return ""
 
 
 def _disagreements(record: xr.Dataset, best: int, other: int, row: dict[str, Any]) -> list[tuple[float, str]]:

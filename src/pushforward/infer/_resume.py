@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..samplers.engine import read_checkpoint
 from ._arguments import check_count
+from ._execution import Execution
 from ._fit import run_fit
 from ._posterior import Posterior
 from ._sample import run_sample
@@ -56,16 +57,8 @@ def resume(
             )
         job = dataclasses.replace(job, num_steps=num_steps)
         provenance["configuration"] = {**provenance["configuration"], "num_steps": num_steps}
-    settings = {
-        "progress": progress,
-        "checkpoint": path if checkpoint is None else checkpoint,
-        "checkpoint_every": checkpoint_every,
-        "provenance": provenance,
-        "began": began,
-        "start": saved.step,
-        "records": saved.records,
-    }
+    where = path if checkpoint is None else checkpoint
+    how = Execution(progress, where, checkpoint_every, provenance, began, saved.step, saved.records)
     if saved.header["kind"] == "fit":
-        key_end = jax.random.wrap_key_data(jnp.asarray(saved.job[1]))
-        return run_fit(job, saved.state, key_end=key_end, **settings)
-    return run_sample(job, saved.state, **settings)
+        return run_fit(job, saved.state, jax.random.wrap_key_data(jnp.asarray(saved.job[1])), how)
+    return run_sample(job, saved.state, how)

@@ -16,9 +16,11 @@ from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key, Position
 from ..samplers import AbstractSampler, Chains
-from ..samplers.engine import NonFiniteError, Progress, checkpoint_writer, initialise, run
+from ..samplers.engine import NonFiniteError, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
+from ._execution import Execution
+from ._keywords import explain_keywords
 from ._posterior import Posterior
 from ._starts import finite_positions
 
@@ -36,6 +38,7 @@ class SampleJob:
     name: str
 
 
+@explain_keywords
 def sample(
     target: Target,
     kernel: AbstractSampler,
@@ -112,60 +115,35 @@ def sample(
     # The last stream of the run's key starts the chains; steps use the streams from 0 on.
     state = initialise(chains, jax.random.fold_in(key_run, 2**32 - 1), positions)
     config = {"method": "sample", "kernel": job.name, "num_warmup": num_warmup, "num_chains": num_chains, "thin": thin}
-    return run_sample(
-        job,
-        state,
-        progress=progress,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        provenance={"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}},
-        began=began,
-    )
+    provenance = {"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}}
+    return run_sample(job, state, Execution(progress, checkpoint, checkpoint_every, provenance, began))
 
 
-def run_sample(
-    job: SampleJob,
-    state: Any,
-    *,
-    progress: bool,
-    checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: float,
-    provenance: dict[str, Any],
-    began: float,
-    start: int = 0,
-    records: PyTree | None = None,
-) -> Posterior:
+def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
     """Run chains from a state to their posterior. Steps before ``num_warmup`` are the warm-up."""
-    save = None
-    if checkpoint is not None:
-        header = {"kind": "sample", "source": job.target.program.source, "provenance": provenance}
-        save = checkpoint_writer(checkpoint, job, header, state)
-    meter = Progress(f"{job.name} {job.chains.num_chains} chain(s)") if progress else None
+    start, records, total = how.start, how.records, job.num_warmup + job.num_steps
+    label = f"{job.name} {job.chains.num_chains} chain(s)"
     try:
-        if meter is not None:
-            meter.__enter__()
-        common: dict[str, Any] = {"key": job.key, "progress": meter, "save": save, "save_every": checkpoint_every}
-        if start < job.num_warmup:
-            warm = run(job.chains, state, num_steps=job.num_warmup, start=start, **common)
-            state, start, records = warm.state, job.num_warmup, None
-        result = run(
-            job.chains,
-            state,
-            num_steps=job.num_warmup + job.num_steps,
-            start=start,
-            records=records,
-            thin=job.thin,
-            **common,
-        )
+        with how.opened("sample", job.target.program.source, label, job, state) as shown:
+            if start < job.num_warmup:
+                warm = run(job.chains, state, key=job.key, num_steps=job.num_warmup, start=start, **shown)
+                state, start, records = warm.state, job.num_warmup, None
+            result = run(
+                job.chains,
+                state,
+                key=job.key,
+                num_steps=total,
+                start=start,
+                records=records,
+                thin=job.thin,
+                **shown,
+            )
     except NonFiniteError as error:
         raise _explain(job, error) from error
-    finally:
-        if meter is not None:
-            meter.__exit__(None, None, None)
-    return _posterior(job, result.records, result.state, provenance, began)
+    return _posterior(job, result.records, result.state, how)
 
 
-def _posterior(job: SampleJob, records: PyTree, state: Any, provenance: dict[str, Any], began: float) -> Posterior:
+def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> Posterior:
     layout = Layout.of(job.target.example)
     by_chain = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in records.items()}
     flat = by_chain.pop("position")
@@ -178,7 +156,7 @@ def _posterior(job: SampleJob, records: PyTree, state: Any, provenance: dict[str
         sample_stats=by_chain,
         attrs={"num_warmup": job.num_warmup, "thin": job.thin},
         state=state,
-        provenance={**provenance, "wall_time": time.perf_counter() - began},
+        provenance=how.finished(),
     )
 
 

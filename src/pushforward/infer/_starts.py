@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..estimators import Parameters
+from ..estimators import AbstractGradient, Parameters
+from ..estimators.gradients import particle_keys
 from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key
@@ -62,7 +65,7 @@ def starting_guides(
         init: start from this guide instead (restart 0 exactly, the others jittered).
     """
     key_points, key_newton, key_jitter = jax.random.split(key, 3)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key_jitter, i))(jnp.arange(num_restarts))
+    keys = particle_keys(key_jitter, num_restarts)
     if init is not None:
         return [
             init if i == 0 or not isinstance(init, AbstractLocationScale) else _near(init, keys[i])
@@ -104,6 +107,7 @@ def _whitened(
     return guides
 
 
+@jax.jit
 def _conditional_sd(root: Float[Array, "dim dim"]) -> Float[Array, " dim"]:
     inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
     return 1.0 / jnp.sqrt(jnp.sum(inverse**2, axis=0))
@@ -126,14 +130,23 @@ def starting_points(key: Key, target: Target, layout: Layout, count: int) -> Flo
     key_near, key_far = jax.random.split(key)
     far = _prior_points(key_far, target, layout, count // 2)
     if far is None:
-        key_radius, key_box = jax.random.split(key_far)
-        num_far = 3 * (count // 2)
-        span = jax.random.uniform(key_radius, (num_far, 1), layout.dtype, jnp.log(_NEAREST), jnp.log(_FARTHEST))
-        far = jnp.exp(span) * jax.random.uniform(key_box, (num_far, layout.dim), layout.dtype, -1.0, 1.0)
-    near = jax.vmap(layout.ravel)(target.initial(key_near, count))
-    finite = finite_positions(target, layout, far)
-    stand_in = near[jnp.arange(len(far)) % count]
-    return jnp.concatenate([near[: count - count // 2], jnp.where(finite[:, None], far, stand_in)])
+        far = _far_points(key_far, layout, 3 * (count // 2))
+    near = np.asarray(_ravel_all(layout, target.initial(key_near, count)))
+    finite = np.asarray(finite_positions(target, layout, far))
+    stand_in = near[np.arange(len(far)) % count]
+    return jnp.asarray(np.concatenate([near[: count - count // 2], np.where(finite[:, None], far, stand_in)]))
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "count"))
+def _far_points(key: Key, layout: Layout, count: int) -> Float[Array, "n dim"]:
+    key_radius, key_box = jax.random.split(key)
+    span = jax.random.uniform(key_radius, (count, 1), layout.dtype, jnp.log(_NEAREST), jnp.log(_FARTHEST))
+    return jnp.exp(span) * jax.random.uniform(key_box, (count, layout.dim), layout.dtype, -1.0, 1.0)
+
+
+@jax.jit
+def _ravel_all(layout: Layout, positions: Any) -> Float[Array, "n dim"]:
+    return jax.vmap(layout.ravel)(positions)
 
 
 @jax.jit
@@ -144,7 +157,7 @@ def finite_positions(target: Target, layout: Layout, flat: Float[Array, "n dim"]
 
 def _prior_points(key: Key, target: Target, layout: Layout, count: int) -> Array | None:
     """Prior draws as positions, or None where the prior cannot be drawn from (improper, or no generative process)."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+    keys = particle_keys(key, count)
     try:
         if target.program.traceable_simulation:
             return _many_prior_points(target, layout, keys)
@@ -164,7 +177,9 @@ def _many_prior_points(target: Target, layout: Layout, keys: Key) -> Array:
     return jax.vmap(lambda k: _prior_point(target, layout, k))(keys)
 
 
-def stack_starts(target: Target, guides: list[AbstractGuide]) -> tuple[Parameters, Any, AbstractGuide]:
+def stack_starts(
+    target: Target, guides: list[AbstractGuide], gradient: AbstractGradient
+) -> tuple[Parameters, Any, AbstractGuide]:
     """Stack the restarts: trainable leaves, constants that differ between restarts, and what they share."""
     count = len(guides)
     split = [eqx.partition(g, g.trainable()) for g in guides]
@@ -176,5 +191,10 @@ def stack_starts(target: Target, guides: list[AbstractGuide]) -> tuple[Parameter
     differing = [
         None if keep else jnp.stack(column) for column, keep in zip(zip(*leaves, strict=True), same, strict=True)
     ]
-    model = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), target.program.params)
-    return Parameters(parameters, model), jax.tree.unflatten(treedef, differing), jax.tree.unflatten(treedef, shared)
+    own = eqx.filter(gradient, eqx.is_inexact_array)
+    model, estimator = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), (target.program.params, own))
+    return (
+        Parameters(parameters, model, estimator),
+        jax.tree.unflatten(treedef, differing),
+        jax.tree.unflatten(treedef, shared),
+    )

@@ -132,6 +132,12 @@ def _evaluate_block(
     return jax.vmap(lambda position, i: _plain(function(operand, position, jax.random.fold_in(key, i))))(block, indices)
 
 
+@eqx.filter_jit
+def _one_draw(function: Callable[..., PyTree], operand: PyTree, position: PyTree, key: Key | None) -> PyTree:
+    # Never run, only traced for its shapes; compiled functions keep their trace from one call to the next.
+    return _plain(function(operand, position) if key is None else function(operand, position, key))
+
+
 def _plain(result: PyTree) -> PyTree:
     """Replace typed keys by their integers and brain floats by float32: neither exists in NumPy files."""
 
@@ -149,10 +155,7 @@ def _describe(
 ) -> tuple[int, PyTree]:
     """Return the bytes that one draw occupies (input and output) and the shapes of its result."""
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], leaf.dtype), positions)
-    if key is None:
-        shapes = eqx.filter_eval_shape(lambda o, p: _plain(function(o, p)), operand, first)
-    else:
-        shapes = eqx.filter_eval_shape(lambda o, p, k: _plain(function(o, p, k)), operand, first, key)
+    shapes = eqx.filter_eval_shape(_one_draw, function, operand, first, key)
     return _num_bytes(first) + _num_bytes(shapes), shapes
 
 

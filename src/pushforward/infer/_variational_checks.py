@@ -159,7 +159,7 @@ def _check_corrections(tree: xr.DataTree, smoothed: np.ndarray, details: dict[st
     blocks = itertools.chain.from_iterable(draw_blocks(dataset, str(name)) for name in dataset.data_vars)
     for names, draws in blocks:
         mean, var = draws.mean(axis=(1, 2)), draws.var(axis=(1, 2))
-        keep = var > 0
+        keep = (var > 0) & np.isfinite(var)
         if not keep.any():
             continue
         labels = np.asarray(names)[keep]

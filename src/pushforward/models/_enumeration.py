@@ -27,6 +27,8 @@ class Component(NamedTuple):
     members: tuple[str, ...]
     """Names of the sites multiplied into it."""
     plates: frozenset[int]
+    total: Array | None = None
+    """See `Term.total`; kept for a factor that met no sum."""
 
 
 class _Factor(NamedTuple):
@@ -87,7 +89,10 @@ def eliminate(
                 frozenset().union(*(f.variables for f in reduced)) - {dim},
             )
         )
-    return [Component(f.log_prob, f.scale, f.members, f.plates) for f in factors]
+    return [
+        Component(f.log_prob, f.scale, f.members, f.plates, terms[f.members[0]].total if len(f.members) == 1 else None)
+        for f in factors
+    ]
 
 
 def _restrict(

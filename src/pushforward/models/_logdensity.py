@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
@@ -53,6 +54,15 @@ class FunctionProgram(AbstractProgram):
         return Evaluation(
             dict(zip(self._names(), values, strict=True)), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, log_dets
         )
+
+    def check_position(self, position: Position, batch: Batch | None = None) -> None:
+        """See `AbstractProgram.check_position`."""
+        got, expected = (jax.tree.map(jnp.shape, x) for x in (position, self.example))
+        if got != expected:
+            raise ValueError(
+                f"The position has shapes {got}: expected {expected}, those of the (unconstrained) example that "
+                f"{self.source} was built with. Positions come from target.initial(key) or target.unconstrain(values)."
+            )
 
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
         """See `AbstractProgram.unconstrain`. Also takes the user's own pytree."""
@@ -107,7 +117,7 @@ class FunctionProgram(AbstractProgram):
         """See `AbstractProgram.observed`."""
         return {}
 
-    def constants(self) -> Values:
+    def constants(self, observed: Values) -> Values:
         """See `AbstractProgram.constants`."""
         return {}
 
@@ -165,6 +175,10 @@ def from_logdensity(
         )
     names = [_leaf_name(path) for path, _ in leaves]
     for name, (_, leaf) in zip(names, leaves, strict=True):
+        if np.asarray(leaf).dtype.kind not in "biufc":
+            raise ValueError(
+                f"The leaf '{name}' of the example is {leaf!r}: expected a floating-point array such as jnp.zeros(3)."
+            )
         if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
             raise ValueError(
                 f"The leaf '{name}' of the example has dtype {jnp.asarray(leaf).dtype}: expected floating point, "

@@ -155,15 +155,14 @@ class NumPyroProgram(AbstractProgram):
             if s.kind == "observed" and s.name not in self.open_sites
         }
 
-    def constants(self) -> Values:
+    def constants(self, observed: Values) -> Values:
         """See `AbstractProgram.constants`."""
         args, kwargs = self.arguments.unpack()
-        observed = list(self.observed().values())
         named = array_arguments(bind_arguments(self.model, args, kwargs))
         return {
             k: v
             for k, v in named.items()
-            if not any(v.shape == o.shape and bool(jnp.array_equal(v, o)) for o in observed)
+            if not any(v.shape == o.shape and bool(jnp.array_equal(v, o)) for o in observed.values())
         }
 
     def condition(self, values: Mapping[str, Any]) -> NumPyroProgram:

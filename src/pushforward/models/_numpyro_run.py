@@ -230,7 +230,27 @@ def site_term(name: str, site: Mapping[str, Any], *, inside: bool = False) -> Te
                 f"{tuple(fn.shape())} ({str(error).splitlines()[0]}) Expected shapes that broadcast; check the "
                 "arguments of the model at this site."
             ) from error
-    return Term(jnp.asarray(log_prob), 1.0 if site["scale"] is None else site["scale"])
+    log_prob = jnp.asarray(log_prob)
+    scale = 1.0 if site["scale"] is None else site["scale"]
+    return Term(log_prob, scale, _normal_total(fn, value, log_prob) if jnp.ndim(scale) == 0 else None)
+
+
+def _normal_total(fn: Any, value: Array, log_prob: Array) -> Array | None:
+    """Sum of normal log-densities with the normaliser taken out of the sum, which XLA does not do by itself.
+
+    It saves a tenth of the density of a regression: one operation per observation.
+    """
+    count = log_prob.size
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        count *= int(np.prod(fn.event_shape)) // int(np.prod(fn.base_dist.event_shape))
+        fn = fn.base_dist
+    if type(fn) is not dist.Normal or count == 0:
+        return None
+    noise = (value - fn.loc) / fn.scale
+    if noise.size != count:
+        return None
+    spread = jnp.sum(jnp.log(fn.scale)) * (count / jnp.size(fn.scale))
+    return -0.5 * jnp.sum(noise**2) - spread - 0.5 * count * float(np.log(2 * np.pi))
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ def discover(
     binding = Binding()
     declared: dict[str, int] = {}
     trace = _structural_run(model, arguments, binding, key, declared)
+    _check_observed_types(trace)
     plates = _plates(trace, declared)
     params, constraints = _learnable(trace)
     depth = max([0] + [-p.dim for p in plates.values()] + [len(s["fn"].batch_shape) for s in _samples(trace).values()])
@@ -246,6 +247,22 @@ def _constrained(structure: Structure) -> dict[str, Any]:
         k: v if structure.constraints[k] is FREE else biject_to(structure.constraints[k])(v)
         for k, v in structure.params.items()
     }
+
+
+def _check_observed_types(trace: Mapping[str, Any]) -> None:
+    for name, site in _samples(trace).items():
+        value = site["value"]
+        if not site["is_observed"] or is_factor(site):
+            continue
+        if (value if hasattr(value, "dtype") else np.asarray(value)).dtype.kind in "OUS":
+            raise ValueError(
+                f"The data of site '{name}' is {value!r:.60}: expected numbers. Encode categories as integers and "
+                "leave out or mask missing entries."
+            )
+        if isinstance(value, list | tuple):
+            raise ValueError(
+                f"The data of site '{name}' is a {type(value).__name__}: expected an array. Pass jnp.asarray(...)."
+            )
 
 
 def _check_observed_shapes(trace: Mapping[str, Any], structure: Structure) -> None:

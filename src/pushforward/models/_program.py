@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array
 
 from ._types import Batch, Key, Position, Values
@@ -50,6 +51,8 @@ class Term(NamedTuple):
     """Masked but unscaled log-probability; shape is the site's batch shape (enumerated dims on the left)."""
     scale: Array | float = 1.0
     """Multiplier from plate subsampling and from scale handlers; broadcasts against ``log_prob``."""
+    total: Array | None = None
+    """Sum of ``log_prob``, where the family has a cheaper way to it than summing."""
 
 
 class Evaluation(NamedTuple):
@@ -90,6 +93,32 @@ class AbstractProgram(eqx.Module):
             position: ``{latent site: unconstrained array}`` at full size, also for latents inside a subsampled plate.
             batch: indices per subsampled plate; None runs every plate at full size with scale one.
         """
+
+    def check_position(self, position: Position, batch: Batch | None = None) -> None:
+        """Refuse a position of the wrong structure; looks at names and shapes only.
+
+        Raises:
+            ValueError: naming the site and what was expected.
+        """
+        expected = {s.name: s.unconstrained_shape or () for s in self.sites if s.kind == "latent"}
+        remedy = "Positions come from target.initial(key), or from target.unconstrain(values)."
+        if not isinstance(position, Mapping):
+            raise ValueError(
+                f"The position is a {type(position).__name__}: expected {{site: unconstrained array}} for the latent "
+                f"sites {sorted(expected)}. {remedy}"
+            )
+        if set(position) != set(expected):
+            raise ValueError(
+                f"The position has sites {sorted(position)}: expected exactly the latent sites {sorted(expected)}. "
+                f"{remedy}"
+            )
+        for name, shape in expected.items():
+            # With a batch, local sites may come at minibatch size.
+            if batch is None and np.shape(position[name]) != tuple(shape):
+                raise ValueError(
+                    f"The position of site '{name}' has shape {np.shape(position[name])}: expected {tuple(shape)}, its "
+                    f"unconstrained shape. {remedy}"
+                )
 
     @abc.abstractmethod
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
@@ -132,7 +161,7 @@ class AbstractProgram(eqx.Module):
         """Observed data by site name, at full size."""
 
     @abc.abstractmethod
-    def constants(self) -> Values:
+    def constants(self, observed: Values) -> Values:
         """Array arguments that are not observed sites (design matrices, group indices), by argument name."""
 
     @abc.abstractmethod

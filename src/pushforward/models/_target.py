@@ -67,8 +67,11 @@ class Target(eqx.Module):
 
         Returns:
             Scalar log-density in nats. Traceable; cost is one run of the program.
+
+        Raises:
+            ValueError: if the position has not the sites and shapes of this target.
         """
-        evaluation = self.program.evaluate(position, batch)
+        evaluation = self._evaluate(position, batch)
         total = self._log_joint(evaluation)
         if jacobian:
             # The change of variables is geometry, not probability: site weights never touch it.
@@ -79,10 +82,10 @@ class Target(eqx.Module):
     def site_log_probs(self, position: Position, batch: Batch | None = None) -> dict[str, Array]:
         """Scaled log-probability of each site at a position, summed over the site; log-dets under ``jacobian:<site>``.
 
-        Enumerated sites and the factors that depend on them are marginalised together and reported under their joined
-        names. The values sum to `logdensity`.
+        Enumerated sites and the factors that depend on them are reported under their joined names. The values sum to
+        `logdensity`.
         """
-        evaluation = self.program.evaluate(position, batch)
+        evaluation = self._evaluate(position, batch)
         out: dict[str, Array] = {}
         for part in self._components(evaluation):
             name = "*".join(part.members)
@@ -118,9 +121,13 @@ class Target(eqx.Module):
             out[data[0]] = jnp.reshape(part.log_prob, part.log_prob.shape[part.log_prob.ndim - _depth(site) :])
         return out
 
+    def _evaluate(self, position: Position, batch: Batch | None = None) -> Evaluation:
+        self.program.check_position(position, batch)
+        return self.program.evaluate(position, batch)
+
     def _components(self, evaluation: Evaluation) -> list[Component]:
         terms = {
-            name: Term(term.log_prob * self.weights[name] if name in self.weights else term.log_prob, term.scale)
+            name: Term(term.log_prob * self.weights[name], term.scale) if name in self.weights else term
             for name, term in evaluation.terms.items()
         }
         return eliminate(terms, self._site_table(), self.program.enumerated)
@@ -128,7 +135,7 @@ class Target(eqx.Module):
     def _log_joint(self, evaluation: Evaluation) -> Array:
         total = jnp.zeros((), jnp.result_type(float))
         for part in self._components(evaluation):
-            total = total + jnp.sum(part.log_prob * part.scale)
+            total = total + (jnp.sum(part.log_prob * part.scale) if part.total is None else part.total * part.scale)
         return total
 
     def _site_table(self) -> dict[str, Site]:
@@ -138,7 +145,7 @@ class Target(eqx.Module):
 
     def constrain(self, position: Position) -> Values:
         """Values in the user's space, deterministic sites included: ``{site: value}``."""
-        evaluation = self.program.evaluate(position)
+        evaluation = self._evaluate(position)
         return {**evaluation.values, **evaluation.deterministics}
 
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
@@ -174,8 +181,8 @@ class Target(eqx.Module):
     def scaled(self, weights: Mapping[str, Any]) -> Target:
         """The target with the log-probabilities of some sites multiplied by weights.
 
-        Weight 0.5 on an observed site tempers its likelihood; weights on latent sites temper their priors (not the
-        change of variables). With weights other than one the ELBO bounds a tempered evidence, no longer log p(data).
+        Weight 0.5 on an observed site tempers its likelihood, weights on latent sites their priors. With weights other
+        than one the ELBO bounds a tempered evidence, no longer log p(data).
 
         Raises:
             ValueError: if a name is not a site of the program.
@@ -222,6 +229,8 @@ class Target(eqx.Module):
         Raises:
             ValueError: naming the sites whose log-probability is not finite, when no such position is found.
         """
+        if self.dim == 0:
+            return self.example
         count = 1 if num is None else num
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
         chosen, good = _draw_in_box(self, keys, 2.0)
@@ -243,10 +252,7 @@ class Target(eqx.Module):
     def is_finite(self, position: Position) -> Array:
         """Whether log-density and gradient are finite at a position. Traceable."""
         value, gradient = jax.value_and_grad(self.logdensity)(position)
-        good = jnp.isfinite(value)
-        for leaf in jax.tree.leaves(gradient):
-            good = good & jnp.all(jnp.isfinite(leaf))
-        return good
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((value, gradient))]))
 
     def nonfinite_sites(self, position: Position, batch: Batch | None = None) -> dict[str, float]:
         """Sites whose log-probability is not finite at a position, with the value found."""
@@ -292,9 +298,9 @@ class Target(eqx.Module):
         """Observed data by site name."""
         return self.program.observed()
 
-    def constants(self) -> Values:
-        """Array arguments of the program that are not observed sites, by argument name."""
-        return self.program.constants()
+    def constants(self, observed: Values | None = None) -> Values:
+        """Array arguments of the program that are not ``observed`` (its own data by default), by argument name."""
+        return self.program.constants(self.observed() if observed is None else observed)
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -12,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..estimators import AbstractGradient, AbstractObjective, Parameters
-from ..estimators.gradients import join
+from ..estimators.gradients import join, particle_keys
 from ..models import Target
 from ..models._types import Batch, Key
 from ..models.guides import AbstractGuide
@@ -27,6 +28,8 @@ _AVERAGED_STEPS = 1000
 _TOLERANCE = 1e-5
 """Nats per window below which an improvement does not count, whatever its noise: a 1 % error in an sd costs 1e-4."""
 _EXPLODED = 1e6
+_PREPARED_NUMBERS = 4096
+"""Most noise numbers per step that are drawn a window ahead."""
 
 
 class Ledger(NamedTuple):
@@ -74,7 +77,7 @@ class VariationalInfo(NamedTuple):
     """One step."""
 
     loss: Float[Array, " restart"]
-    """Minus the estimated objective, in nats. Lower is better."""
+    """What the guide minimises (for bounds, in nats)."""
     alarm: Float[Array, ""]
     """Zero, or NaN once every restart has failed."""
 
@@ -123,7 +126,7 @@ class Variational(AbstractKernel):
             step=jnp.zeros((), jnp.int32),
             parameters=parameters,
             frozen=frozen,
-            optimizer=jax.vmap(self.optimizer.init)(parameters),
+            optimizer=jax.vmap(self.optimizer.init)(parameters._replace(estimator=None)),
             total=jax.tree.map(jnp.zeros_like, parameters),
             first_loss=zeros,
             deviation=zeros,
@@ -144,14 +147,16 @@ class Variational(AbstractKernel):
         good = jnp.isfinite(loss) & jnp.isfinite(size) & (loss - first <= _EXPLODED * (1.0 + jnp.abs(first)))
         running = (state.failed_step < 0) & ~self._finished(state)
         active = running & good
+        learned = gradient._replace(estimator=None)
         updates, optimizer = jax.vmap(lambda g, s, p, v: self.optimizer.update(g, s, p, value=v))(
-            gradient, state.optimizer, state.parameters, loss
+            learned, state.optimizer, state.parameters._replace(estimator=None), loss
         )
         rate = jnp.asarray(_DECAY, loss.dtype) ** ledger.phase if self.decay else jnp.ones_like(loss)
+        moved = jax.tree.map(lambda u: _along(rate, u).astype(u.dtype) * u, updates)
+        # The estimator's own numbers come as finished steps; they are no part of the user's optimisation problem.
+        moved = moved._replace(estimator=jax.tree.map(jnp.negative, gradient.estimator))
         parameters = jax.tree.map(
-            lambda p, u: jnp.where(_along(active, p), p + _along(rate, p).astype(p.dtype) * u.astype(p.dtype), p),
-            state.parameters,
-            updates,
+            lambda p, u: jnp.where(_along(active, p), p + u.astype(p.dtype), p), state.parameters, moved
         )
         # Deviations from a recent mean: the variance of losses of size 1e5 survives 32-bit floats.
         deviation = jnp.where(
@@ -174,10 +179,11 @@ class Variational(AbstractKernel):
     def _gradients(self, key: Key, state: VariationalState, batch: Batch | None) -> tuple[Array, Parameters]:
         def one(key: Key, parameters: Parameters, frozen: Any) -> tuple[Array, Parameters]:
             target, guide = self.joined(parameters, frozen)
-            estimate, gradient = self.gradient.value_and_grad(
-                key, self.objective, target, guide, self.num_particles, batch
-            )
-            return -estimate.value, gradient
+            estimator = eqx.combine(parameters.estimator, self.gradient)
+            estimate, gradient = estimator.value_and_grad(key, self.objective, target, guide, self.num_particles, batch)
+            if gradient.estimator is None:
+                gradient = gradient._replace(estimator=jax.tree.map(jnp.zeros_like, parameters.estimator))
+            return estimate.loss, gradient
 
         keys = self.spread(key) if key.ndim == 0 else key
         return jax.vmap(one)(keys, state.parameters, state.frozen)
@@ -228,8 +234,16 @@ class Variational(AbstractKernel):
         return state.ledger.phase >= _PHASES
 
     def spread(self, key: Key) -> Key:
-        """One key per restart: ``fold_in(key, restart)``. `step` takes the one or the other."""
-        return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_restarts))
+        """What each particle of each restart consumes, from ``fold_in(fold_in(key, restart), particle)``.
+
+        Small noise is drawn here, for a whole window at once; otherwise these are keys. `step` takes either or ``key``.
+        """
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_restarts))
+        keys = jax.vmap(lambda k: particle_keys(k, self.num_particles))(keys)
+        noise = jax.eval_shape(self.static.noise, keys[0, 0])
+        if noise.size * keys.size > _PREPARED_NUMBERS:
+            return keys
+        return jax.vmap(jax.vmap(self.static.noise))(keys)
 
     def minibatch(self, key: Key) -> Batch | None:
         """Indices for the plates that declare a ``subsample_size``."""
@@ -264,8 +278,9 @@ def converged(state: VariationalState) -> Array:
     return ((ledger.phase >= _PHASES) | stalled) & (state.failed_step < 0)
 
 
+@functools.cache
 def default_optimizer() -> optax.GradientTransformationExtraArgs:
-    """Adam at the rate that suits whitened coordinates."""
+    """Adam at the rate that suits whitened coordinates; one object for all fits, so that none recompiles its steps."""
     return optax.with_extra_args_support(optax.adam(DEFAULT_LEARNING_RATE))
 
 

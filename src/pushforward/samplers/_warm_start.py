@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Float
 
 from ..models import Target
 from ..models._layout import Layout
@@ -159,7 +160,7 @@ def triangular_root(size: Float[Array, " dim"], vectors: Float[Array, "dim dim"]
     return lower * jnp.where(jnp.diagonal(lower) < 0, -1.0, 1.0)
 
 
-def distinct(starts: Starts, count: int, *, slack: float = 100.0) -> tuple[Array, Bool[Array, " count"]]:
+def distinct(starts: Starts, count: int, *, slack: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
     """Indices of ``count`` starts: the best first, then those farthest from the ones already taken.
 
     Distance is measured in local standard deviations. Starts more than ``slack`` nats below the best are passed over.
@@ -167,17 +168,19 @@ def distinct(starts: Starts, count: int, *, slack: float = 100.0) -> tuple[Array
     Returns:
         Indices, and whether each is a new place (more than two standard deviations from those before it).
     """
-    usable = starts.elbo >= jnp.max(starts.elbo) - slack
-    first = int(jnp.argmax(starts.elbo))
-    sd = jnp.sqrt(jnp.sum(starts.scale**2, -1))
+    # A handful of numbers: NumPy, because every small JAX operation would be compiled on its own.
+    loc, scale, elbo = (np.asarray(x) for x in starts)
+    usable = elbo >= np.max(elbo) - slack
+    first = int(np.argmax(elbo))
+    sd = np.sqrt(np.sum(scale**2, -1))
     chosen, fresh = [first], [True]
-    distance = jnp.full(starts.elbo.shape, jnp.inf)
+    distance = np.full(elbo.shape, np.inf)
     for _ in range(count - 1):
         last = chosen[-1]
-        gap = jnp.max(jnp.abs(starts.loc - starts.loc[last]) / jnp.maximum(sd, sd[last]), axis=-1)
-        distance = jnp.minimum(distance, gap)
-        pick = int(jnp.argmax(jnp.where(usable, distance, -1.0)))
+        gap = np.max(np.abs(loc - loc[last]) / np.maximum(sd, sd[last]), axis=-1)
+        distance = np.minimum(distance, gap)
+        pick = int(np.argmax(np.where(usable, distance, -1.0)))
         is_new = bool(distance[pick] > 2.0)
         chosen.append(pick if is_new else first)
         fresh.append(is_new)
-    return jnp.asarray(chosen), jnp.asarray(fresh)
+    return np.asarray(chosen), np.asarray(fresh)

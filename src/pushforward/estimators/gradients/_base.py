@@ -1,9 +1,10 @@
-"""What a gradient estimator is."""
+"""What a gradient estimator is, and the shared algebra of F_k, F_kk and F_(-k)."""
 
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,24 +16,38 @@ from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
 
+Gain = Callable[[Float[Array, " k"]], Float[Array, ""]]
+G = TypeVar("G", bound="AbstractGradient")
+
 
 class Estimate(NamedTuple):
     """One Monte Carlo estimate of an objective."""
 
     value: Float[Array, ""]
-    """The objective, in nats (to be maximised)."""
+    """The objective, in nats."""
     log_weights: Float[Array, " k"]
+    loss: Float[Array, ""]
+    """What the guide minimises."""
 
 
 class Parameters(NamedTuple):
-    """What is learned: the guide's trainable leaves (None elsewhere) and the target's learnable parameters."""
+    """What is learned."""
 
     guide: Any
+    """Trainable leaves of the guide, None elsewhere."""
     model: dict[str, Any]
+    """Learnable parameters of the target."""
+    estimator: Any = None
+    """Numbers that the gradient estimator learns (baselines, control variates), None where it has none."""
 
 
 class AbstractGradient(eqx.Module):
-    """An estimator of the gradient of -E_q[F] with respect to guide and model parameters. Knows no particular model."""
+    """An estimator of the gradient of the loss with respect to guide and model parameters. Knows no particular model.
+
+    Its inexact array leaves, if any, are numbers that it learns alongside (a running baseline). In their place
+    `value_and_grad` returns finished steps, to be subtracted as they are: their scale is known to the estimator, not to
+    the user's optimiser.
+    """
 
     @abc.abstractmethod
     def value_and_grad(
@@ -44,10 +59,10 @@ class AbstractGradient(eqx.Module):
         num_particles: int,
         batch: Batch | None = None,
     ) -> tuple[Estimate, Parameters]:
-        """Estimate the objective and the gradient of the loss -F.
+        """Estimate the objective and the gradient of the loss.
 
         Args:
-            key: a key; particle k uses ``fold_in(key, k)``.
+            key: a key, of which particle k uses ``fold_in(key, k)``; or these K keys; or the guide's ``noise`` of them.
             objective: scalar function of log-weights.
             target: density; its learnable parameters are ``target.program.params``.
             guide: bound variational family.
@@ -55,7 +70,14 @@ class AbstractGradient(eqx.Module):
             batch: minibatch indices.
 
         Returns:
-            The estimate, and gradients of the loss (minimised) shaped like `split`'s parameters.
+            The estimate, and gradients of the losses (minimised) shaped like `split`'s parameters.
+        """
+
+    def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
+        """Refuse a combination that would be biased or undefined; called once, before anything is compiled.
+
+        Raises:
+            ValueError: saying why, and what to use instead.
         """
 
 
@@ -72,6 +94,17 @@ def join(parameters: Parameters, target: Target, static: AbstractGuide) -> tuple
     return target, eqx.combine(parameters.guide, static)
 
 
+def with_own(parameters: Parameters, gradient: G) -> tuple[Parameters, G]:
+    """Parameters that include those of the estimator, and the estimator without them."""
+    dynamic, static = eqx.partition(gradient, eqx.is_inexact_array)
+    return parameters._replace(estimator=dynamic), static
+
+
+def particle_keys(key: Key, num_particles: int) -> Key:
+    """``fold_in(key, k)`` for every particle k; what has been spread already (keys or noise) is returned as it is."""
+    return key if key.ndim > 0 else jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_particles))
+
+
 def log_weights(
     key: Key,
     target: Target,
@@ -79,25 +112,55 @@ def log_weights(
     num_particles: int,
     batch: Batch | None,
     *,
-    density: AbstractGuide | None = None,
+    law: AbstractGuide | None = None,
 ) -> Float[Array, " k"]:
-    """Log-weights of K draws of the guide.
+    """Log-weights of K draws.
 
     Args:
         key: particle k uses ``fold_in(key, k)``.
         target: density.
-        guide: the law that is drawn from.
+        guide: evaluates log q.
         num_particles: K.
         batch: minibatch indices.
-        density: evaluates log q at the draws instead of the guide (the guide with stopped parameters, for path
-            gradients).
+        law: draws the particles, which are then constants; None draws from the guide, differentiably.
     """
 
     def one(key: Key) -> Array:
-        position, log_q = guide.sample_and_log_prob(key, batch)
-        if density is not None and guide.has_density:
-            log_q = density.log_prob(position, batch)
+        if law is None:
+            position, log_q = guide.sample_and_log_prob(key, batch)
+        else:
+            position = jax.lax.stop_gradient(law.sample_and_log_prob(key, batch)[0])
+            log_q = guide.log_prob(position, batch)
         return target.logdensity(position, batch, jacobian=guide.jacobian) - log_q
 
-    keys = jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_particles))
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(particle_keys(key, num_particles))
+
+
+def derivatives(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:
+    """F_k = dF / dl_k."""
+    return jax.grad(gain)(weights)
+
+
+def second_derivatives(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:
+    """F_kk: the diagonal of the Hessian of F, in K Hessian-vector products of a function of K numbers."""
+    gradient = jax.grad(gain)
+
+    def along(direction: Array) -> Array:
+        return jnp.vdot(jax.jvp(gradient, (weights,), (direction,))[1], direction)
+
+    return jax.vmap(along)(jnp.eye(weights.size, dtype=weights.dtype))
+
+
+def leave_one_out(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:
+    """F_(-k): F with l_k replaced by the mean of the others, which does not depend on draw k. Zero for one draw."""
+    count = weights.shape[0]
+    if count == 1:
+        return jnp.zeros_like(weights)
+    others = (jnp.sum(weights) - weights) / (count - 1)
+    swapped = jnp.where(jnp.eye(count, dtype=bool), others[:, None], weights)
+    return jax.vmap(gain)(swapped)
+
+
+def estimate(objective: AbstractObjective, weights: Float[Array, " k"]) -> Estimate:
+    """Value and loss at given log-weights."""
+    return Estimate(objective(weights), weights, objective.guide_loss(weights))

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
-from ._base import AbstractGradient, Estimate, Parameters, join, log_weights, split
+from ._base import (
+    AbstractGradient,
+    Estimate,
+    Parameters,
+    derivatives,
+    estimate,
+    join,
+    particle_keys,
+    second_derivatives,
+    split,
+)
 
 
 class Path(AbstractGradient):
     """Path gradient: sum_k (F_k - F_kk) (d l_k / d z_k) (d z_k / d phi), the score of q removed in expectation.
 
-    F_k and F_kk are the first and second derivatives of the objective in l_k. For the ELBO it is sticking-the-landing:
-    the gradient is exactly zero, draw by draw, where q equals the posterior. Learnable model parameters get the plain
-    gradient sum_k F_k d log p_k / d theta.
+    F_k and F_kk are the first and second derivatives of the objective in l_k. For the ELBO it is sticking-the-landing,
+    for the IWELBO DReG, and the same for Renyi, CUBO, VIS and the wake phase of `ForwardKL`, where it is
+    -sum_k F_kk (d l_k / d z_k) (d z_k / d phi). Where q equals the posterior it is exactly zero, draw by draw.
+    Learnable model parameters get the plain gradient
+    sum_k F_k d log p_k / d theta.
 
     Unbiased for every twice differentiable objective and reparameterised guide. Far from the optimum its variance can
-    exceed that of `Reparam`. Cost: that of `Reparam` plus one evaluation of log q per particle, and a second backward
-    pass when the model itself has learnable parameters.
+    exceed that of `Reparam`. Cost: that of `Reparam` plus one gradient of log q per particle (flows carry it along with
+    the draw), and a second backward pass when the model itself has learnable parameters.
 
     Reference: Roeder et al., Sticking the landing, arXiv:1703.09194, eq. 5; Tucker et al., Doubly reparameterized
-    gradient estimators, arXiv:1810.04152, eq. 8.
+    gradient estimators, arXiv:1810.04152, eqs. 8 and 10; Bauer and Mnih, arXiv:2101.11046.
     """
 
     def value_and_grad(
@@ -39,26 +51,23 @@ class Path(AbstractGradient):
     ) -> tuple[Estimate, Parameters]:
         """See `AbstractGradient.value_and_grad`."""
         parameters, static = split(target, guide)
-        stopped = jax.lax.stop_gradient(parameters)
 
         def weights_of(parameters: Parameters) -> Array:
             joined_target, joined_guide = join(parameters, target, static)
-            _, density = join(stopped, target, static)
-            return log_weights(key, joined_target, joined_guide, num_particles, batch, density=density)
+
+            def one(key: Key) -> Array:
+                position, log_q, force = joined_guide.sample_and_force(key, batch)
+                log_p = joined_target.logdensity(position, batch, jacobian=guide.jacobian)
+                # Value log q, derivative force . dz: the explicit dependence of log q on its parameters is left out.
+                moved = jax.tree.map(lambda f, z: jnp.vdot(f, z - jax.lax.stop_gradient(z)), force, position)
+                return log_p - (jax.lax.stop_gradient(log_q) + sum(jax.tree.leaves(moved)))
+
+            return jax.vmap(one)(particle_keys(key, num_particles))
 
         weights, pull = jax.vjp(weights_of, parameters)
-        value, first = jax.value_and_grad(objective)(weights)
-        (gradient,) = pull(-(first - _second_derivatives(objective, weights)))
+        first = derivatives(objective.guide_gain, weights)
+        second = second_derivatives(objective.guide_gain, weights)
+        (gradient,) = pull(second if objective.fixed_draws else second - first)
         if parameters.model:
-            gradient = gradient._replace(model=pull(-first)[0].model)
-        return Estimate(value, weights), gradient
-
-
-def _second_derivatives(objective: AbstractObjective, weights: Float[Array, " k"]) -> Float[Array, " k"]:
-    """Diagonal of the Hessian of the objective."""
-    basis = jnp.eye(weights.size, dtype=weights.dtype)
-
-    def along(direction: Array) -> Array:
-        return jax.jvp(jax.grad(objective), (weights,), (direction,))[1] @ direction
-
-    return jax.vmap(along)(basis)
+            gradient = gradient._replace(model=pull(-derivatives(objective.model_gain, weights))[0].model)
+        return estimate(objective, weights), gradient

@@ -9,14 +9,15 @@ from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
-from ._base import AbstractGradient, Estimate, Parameters, join, log_weights, split
+from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
 
 
 class Reparam(AbstractGradient):
     """Pathwise gradient: sum_k F_k d l_k / d phi, with F_k = dF/dl_k and z_k = T_phi(eps_k).
 
     Unbiased for every differentiable objective. Its variance does not vanish at the optimum, because it contains the
-    score of q, whose mean is zero. Cost: one value-and-gradient of target and guide per particle.
+    score of q, whose mean is zero. Cost: one value-and-gradient of target and guide per particle, and a second backward
+    pass where model parameters follow another function than the guide.
 
     Reference: Kingma and Welling, Auto-encoding variational Bayes, arXiv:1312.6114, eq. 6.
     """
@@ -32,10 +33,15 @@ class Reparam(AbstractGradient):
     ) -> tuple[Estimate, Parameters]:
         """See `AbstractGradient.value_and_grad`."""
         parameters, static = split(target, guide)
+        # The wake phase holds the law of the draws fixed: its guide's gradient is the explicit part only.
+        law = jax.lax.stop_gradient(guide) if objective.fixed_draws else None
 
-        def loss(parameters: Parameters) -> tuple[Array, Array]:
-            weights = log_weights(key, *join(parameters, target, static), num_particles, batch)
-            return -objective(weights), weights
+        def weights_of(parameters: Parameters) -> Array:
+            joined_target, joined_guide = join(parameters, target, static)
+            return log_weights(key, joined_target, joined_guide, num_particles, batch, law=law)
 
-        (value, weights), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
-        return Estimate(-value, weights), gradient
+        weights, pull = jax.vjp(weights_of, parameters)
+        (gradient,) = pull(-derivatives(objective.guide_gain, weights))
+        if parameters.model and not objective.common:
+            gradient = gradient._replace(model=pull(-derivatives(objective.model_gain, weights))[0].model)
+        return estimate(objective, weights), gradient

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
 
 class AbstractObjective(eqx.Module):
-    """A scalar function F of K log-weights l_k = log p(z_k, data) - log q(z_k), to be maximised; the loss is -F."""
+    """A scalar function F of K log-weights l_k = log p(z_k, data) - log q(z_k), z_k drawn from the guide q.
+
+    A lower bound on log p(data) is maximised, an upper bound minimised. Guide and model parameters usually follow the
+    same F; where they must not (model parameters cannot follow an upper bound), `guide_gain` and `model_gain` differ.
+    """
+
+    fixed_draws: ClassVar[bool] = False
+    """Whether the guide follows ``guide_gain`` with the law of its draws held fixed (wake phase of wake-sleep): its
+    gradient is the sum of F_k times the derivative of l_k at fixed z_k, no longer the gradient of an expectation."""
 
     @abc.abstractmethod
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
-        """The objective at these log-weights, in nats."""
+        """The value to report, in nats."""
+
+    @property
+    def upper(self) -> bool:
+        """Whether the value is an upper bound on log p(data)."""
+        return False
+
+    def guide_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """What the guide's parameters maximise: the value, or minus it for an upper bound."""
+        return -self(log_weights) if self.upper else self(log_weights)
+
+    def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """What the model's learnable parameters maximise; a lower bound on log p(data)."""
+        return self.guide_gain(log_weights)
+
+    def guide_loss(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """What the guide's steps make smaller, to be watched for convergence: minus its gain."""
+        return -self.guide_gain(log_weights)
+
+    @property
+    def common(self) -> bool:
+        """Whether guide and model parameters follow the same function."""
+        return type(self).model_gain is AbstractObjective.model_gain and not self.fixed_draws

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._target import Target
@@ -40,11 +41,37 @@ class AbstractGuide(eqx.Module):
 
     @abc.abstractmethod
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
-        """Draw one position and its log-density (in nats, on unconstrained space)."""
+        """Draw one position and its log-density (in nats, on unconstrained space).
+
+        Args:
+            key: a key, or what `noise` made of it.
+            batch: minibatch indices.
+        """
+
+    def noise(self, key: Key) -> Array:
+        """What a draw consumes: the key itself, or for families that push noise forward that noise.
+
+        Lets many draws be prepared at once (one hash for a hundred steps) or be replaced by quasi-random points. Given
+        noise, returns it. May look at static fields only: it is called before the parameters are put in.
+        """
+        return key
 
     @abc.abstractmethod
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """Normalised log-density of a position, in nats."""
+
+    def sample_and_force(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""], Position]:
+        """Draw one position with its log-density and force, the gradient of log q with respect to the position.
+
+        The force is a constant to differentiation; the position is differentiable in the parameters. By default it
+        costs one gradient of `log_prob`; families that can carry it along with the draw do.
+        """
+        position, log_q = self.sample_and_log_prob(key, batch)
+        if not self.has_density:
+            return position, log_q, jax.tree.map(jnp.zeros_like, position)
+        stopped = jax.lax.stop_gradient(self)
+        log_q, force = jax.value_and_grad(lambda z: stopped.log_prob(z, batch))(jax.lax.stop_gradient(position))
+        return position, log_q, force
 
     def finish(self, target: Target) -> AbstractGuide:
         """What the guide becomes after optimisation (the curvature of a Laplace approximation, say)."""
@@ -58,10 +85,19 @@ class AbstractGuide(eqx.Module):
 class AbstractLocationScale(AbstractGuide):
     """A family closed under affine maps: it can be optimised in whitened coordinates and mapped back exactly."""
 
+    layout: eqx.AbstractVar[Any]
+    """Shape and dtype of a flat position."""
+
     @property
     @abc.abstractmethod
     def noise_dim(self) -> int:
         """Number of standard normal numbers that one draw takes."""
+
+    def noise(self, key: Key) -> Array:
+        """See `AbstractGuide.noise`: standard normal numbers."""
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return key
+        return jax.random.normal(key, (self.noise_dim,), self.layout.dtype)
 
     @abc.abstractmethod
     def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,7 @@ class LowRank(AbstractLocationScale):
             self.loc = self.log_scale = self.factor = None
             return
         dim, dtype = self.layout.dim, self.layout.dtype
-        columns = min(rank if rank is not None else int(jnp.ceil(jnp.sqrt(dim))), dim)
+        columns = _columns(rank, dim)
         self.loc = jnp.zeros((dim,), dtype)
         self.log_scale = jnp.full((dim,), jnp.log(init_scale), dtype)
         # Distinct small columns: at exactly zero the gradient with respect to W vanishes.
@@ -62,13 +64,13 @@ class LowRank(AbstractLocationScale):
 
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
-        loc = bound(self, self.loc)
-        return self.from_noise(jax.random.normal(key, (self.noise_dim,), loc.dtype))
+        return self.from_noise(self.noise(key))
 
     @property
     def noise_dim(self) -> int:
         """See `AbstractLocationScale.noise_dim`."""
-        return bound(self, self.layout).dim + self.factor.shape[1]
+        dim = bound(self, self.layout).dim
+        return dim + _columns(self.rank, dim)
 
     def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractLocationScale.from_noise`. The first ``rank`` numbers go through W."""
@@ -112,3 +114,7 @@ class LowRank(AbstractLocationScale):
             loc=self.loc + jitter_loc(key_loc, self.loc),
             log_scale=self.log_scale + jitter_log_scale(key_scale, self.loc),
         )
+
+
+def _columns(rank: int | None, dim: int) -> int:
+    return min(rank if rank is not None else math.isqrt(dim - 1) + 1, dim)

@@ -44,8 +44,7 @@ class MeanField(AbstractLocationScale):
 
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
-        loc = bound(self, self.loc)
-        return self.from_noise(jax.random.normal(key, loc.shape, loc.dtype))
+        return self.from_noise(self.noise(key))
 
     @property
     def noise_dim(self) -> int:

@@ -47,6 +47,10 @@ class Whitened(AbstractGuide):
         """See `AbstractGuide.bind`."""
         return self
 
+    def noise(self, key: Key) -> Array:
+        """See `AbstractGuide.noise`."""
+        return self.inner.noise(key)
+
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
         white, log_q = self.inner.sample_and_log_prob(key, batch)

@@ -180,7 +180,7 @@ class PyroProgram(AbstractProgram):
         """See `AbstractProgram.observed`."""
         return dict(self.data)
 
-    def constants(self) -> Values:
+    def constants(self, observed: Values) -> Values:
         """See `AbstractProgram.constants`."""
         return dict(self.arguments)
 

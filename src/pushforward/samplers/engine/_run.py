@@ -21,7 +21,7 @@ from ._progress import Progress
 
 _CHUNK_SECONDS = 0.5
 _RECORD_BYTES = 16 * 2**20
-_RECORD_LIMIT = 4096
+_RECORD_LIMIT = 16_384
 
 
 class NonFiniteError(FloatingPointError):
@@ -87,7 +87,7 @@ def run(
     Raises:
         NonFiniteError: at the first step whose `AbstractKernel.health` is not finite.
     """
-    shapes = jax.eval_shape(_one_record, kernel, state, key)
+    shapes = _one_record.eval_shape(kernel, state, key)
     capacity = _capacity(shapes)
     buffer = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
     kept: list[PyTree] = [] if records is None else [records]
@@ -113,7 +113,7 @@ def run(
         if not bool(healthy):
             _fail(kernel, state, key, step, end - 1, thin, buffer, kept, collected)
         seconds = time.perf_counter() - began
-        kept.append(jax.tree.map(lambda x, n=(end - step) // thin: np.array(x[:n]), buffer))
+        kept.append(_first(buffer, (end - step) // thin))
         state, finished = new_state, bool(done)
         if chunk is None and seconds < _CHUNK_SECONDS:
             length = int(length * min(8.0, max(1.25, _CHUNK_SECONDS / max(seconds, 1e-6))))
@@ -150,6 +150,7 @@ def _step(kernel: AbstractKernel, state: Any, keys: tuple[Key, Key]) -> tuple[An
     return kernel.step(kernel_key, state, kernel.minibatch(batch_key))
 
 
+@jax.jit
 def _one_record(kernel: AbstractKernel, state: Any, key: Key) -> PyTree:
     return kernel.record(*_step(kernel, state, step_keys(key, 0)))
 
@@ -213,7 +214,7 @@ def _fail(
     # Nothing is copied per step to keep the last good state: the chunk is deterministic, so it is replayed up to the
     # bad step.
     good = state if bad == start else _chunk(kernel, state, key, start, bad, thin, buffer)[1]
-    kept.append(jax.tree.map(lambda x, n=(bad - start) // thin: np.array(x[:n]), buffer))
+    kept.append(_first(buffer, (bad - start) // thin))
     raise NonFiniteError(
         f"A value that is not finite appeared at step {bad}.",
         step=bad,
@@ -221,6 +222,11 @@ def _fail(
         state=good,
         records=collected(),
     )
+
+
+def _first(buffer: PyTree, count: int) -> PyTree:
+    # Cut on the host: a slice on the device would be compiled anew for every length.
+    return jax.tree.map(lambda x: np.array(np.asarray(x)[:count]), buffer)
 
 
 def _capacity(shapes: PyTree) -> int:

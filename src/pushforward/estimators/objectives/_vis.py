@@ -1,0 +1,33 @@
+"""Variational importance sampling."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Float
+
+from ._base import AbstractObjective
+from ._power import log_power_mean
+
+
+class VIS(AbstractObjective):
+    """Model parameters follow log(mean w), the guide minimises log E_q[w^2].
+
+    The second moment of the weights is, up to a constant, the forward chi-square divergence of the posterior from q:
+    minimising it makes q the best proposal for the evidence that the model parameters follow.
+
+    Bias: that of a logarithm of a mean of K draws, O(1/K), in both. Its gradient's variance needs E_q[w^4] finite.
+
+    Reference: Li et al., Forward chi-square divergence based variational importance sampling, arXiv:2311.02516, eqs. 7
+    and 9.
+    """
+
+    def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """Log of the mean weight: a lower bound on log p(data)."""
+        return log_power_mean(log_weights, 1.0)
+
+    def guide_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """Minus the log of the mean squared weight."""
+        return -2.0 * log_power_mean(log_weights, 2.0)
+
+    def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
+        """Log of the mean weight."""
+        return self(log_weights)
