@@ -23,7 +23,7 @@ from ._execution import Execution
 from ._fit_result import explain_failure, fitted_posterior
 from ._keywords import explain_keywords
 from ._posterior import Posterior
-from ._starts import resolve_guide, stack_starts, starting_guides
+from ._starts import default_particles, resolve_guide, stack_starts, starting_guides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,19 +62,20 @@ def fit(
     Several restarts run at once. Location-scale guides start from the best local Gaussians that a damped Newton climb
     finds from many points and are optimised in coordinates whitened there, so that the default optimiser (Adam, its
     step reduced as the loss stalls) needs no tuning. A restart stops when its loss no longer improves beyond Monte
-    Carlo noise; the last phase averages iterates. The best restart by ELBO is returned, together with what the others
-    found.
+    Carlo noise; the last phase averages iterates. The best restart by the objective is returned, together with what the
+    others found.
 
     Args:
         target: from `from_numpyro`, `from_pyro` or `from_logdensity`.
         guide: variational family, bound or not, or its class. None takes `FullRank` up to 64 dimensions, else
             `MeanField`.
-        objective: what is maximised; default `ELBO()`.
+        objective: what is optimised; default `ELBO()`.
         gradient: how it is differentiated; default `Path()`.
         optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule
             is left alone. It acts in whitened coordinates for location-scale guides.
         num_steps: at most this many gradient steps.
-        num_particles: draws of the guide per step and restart; default 8 (1 for point masses).
+        num_particles: draws of the guide per step and restart; default 8, down to 2 where the data has more than a
+            hundred thousand numbers per evaluation, and 1 for point masses.
         num_restarts: starting points optimised side by side; their disagreement reveals missed modes.
         num_draws: draws kept in the result; quasi-random for Gaussian guides, where a power of two is best.
         stop_early: stop a restart when its loss no longer improves; False runs all ``num_steps``.
@@ -106,7 +107,9 @@ def fit(
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
     particles = (
-        (1 if bound_guide.point else 8) if num_particles is None else check_count("num_particles", num_particles, 1)
+        default_particles(target, bound_guide)
+        if num_particles is None
+        else check_count("num_particles", num_particles, 1)
     )
     start_from = init.guide if isinstance(init, Posterior) else init
     if start_from is not None and type(start_from) is not type(bound_guide):
@@ -116,6 +119,7 @@ def fit(
         )
     objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
     gradient = _checked(gradient, Path(), AbstractGradient, "gradient", "pf.Path() or pf.Reparam()")
+    gradient.check(objective, target, bound_guide, particles)
     transformation = _check_optimizer(optimizer)
     if checkpoint is not None:
         check_writable(FilePath(checkpoint))

@@ -22,6 +22,7 @@ from ..samplers.engine import NonFiniteError, RunResult, step_keys
 from ._build import build_posterior
 from ._execution import Execution
 from ._posterior import Posterior
+from ._starts import num_elements
 
 _SELECTION_DRAWS = 1000
 _WEIGHT_DRAWS = 2**14
@@ -32,6 +33,8 @@ _SOBOL_DIMENSIONS = 21_201
 class _Judged(NamedTuple):
     """One candidate's ELBO and unconstrained moments."""
 
+    score: Float[Array, ""]
+    """Minus the loss of the objective that was optimised, by which candidates are compared."""
     elbo: Float[Array, ""]
     error: Float[Array, ""]
     mean: Float[Array, " dim"]
@@ -51,9 +54,9 @@ def fitted_posterior(
     count = state.first_loss.shape[0]
     key_select, key_draws, key_weights = jax.random.split(key, 3)
     judged, chosen = _choose(kernel, state, key_select)
-    elbos = np.where(np.asarray(state.failed_step) >= 0, -np.inf, np.asarray(judged.elbo))
-    elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
-    best = int(np.argmax(elbos)) if np.isfinite(elbos).any() else 0
+    scores = np.where(np.asarray(state.failed_step) >= 0, -np.inf, np.asarray(judged.score))
+    scores = np.where(np.isfinite(scores), scores, -np.inf)
+    best = int(np.argmax(scores)) if np.isfinite(scores).any() else 0
     target, guide = kernel.joined(_take(chosen, best), _take(state.frozen, best))
     target = target.with_params(target.program.params) if target.program.params else target
     guide = guide.unwhiten() if isinstance(guide, Whitened) else guide
@@ -64,7 +67,7 @@ def fitted_posterior(
     if guide.has_density:
         # k-hat is about tails: it gets more draws than are kept.
         _, weighted_log_p, weighted_log_q = draw_guide(
-            target, guide, key_weights, max(_WEIGHT_DRAWS, num_draws), keep=False
+            target, guide, key_weights, _num_weights(target, num_draws), keep=False
         )
         weights = {"log_weights": (("weight_draw",), np.asarray(weighted_log_p - weighted_log_q))}
     failed = np.asarray(state.failed_step)
@@ -98,8 +101,7 @@ def fitted_posterior(
 
 def _num_weights(target: Target, num_draws: int) -> int:
     """Draws for k-hat: 16,384, fewer where the data is so large that this would cost more than the fit."""
-    elements = max(1, sum(int(x.size) for x in jax.tree.leaves(target)))
-    return max(num_draws, min(_WEIGHT_DRAWS, 2**28 // elements))
+    return max(num_draws, min(_WEIGHT_DRAWS, 2**30 // num_elements(target)))
 
 
 def draw_guide(
@@ -156,7 +158,7 @@ def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Ju
         )
         candidates = jax.tree.map(lambda *x: jnp.stack(x), average, state.ledger.best, state.parameters)
         judged = jax.lax.map(lambda p: _judge(kernel, p, state.frozen, key), candidates)
-        pick = jnp.argmax(jnp.where(jnp.isfinite(judged.elbo), judged.elbo, -jnp.inf))
+        pick = jnp.argmax(jnp.where(jnp.isfinite(judged.score), judged.score, -jnp.inf))
         return jax.tree.map(lambda x: x[pick], (judged, candidates))
 
     return jax.lax.map(one, state._replace(step=jnp.broadcast_to(state.step, state.first_loss.shape)))
@@ -176,7 +178,11 @@ def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -
     if isinstance(guide, Whitened) and guide.point:
         # A point mass has no spread; restarts are compared in units of the local curvature.
         sd = guide.scale if guide.scale.ndim == 1 else jnp.sqrt(jnp.sum(guide.scale**2, -1))
-    return _Judged(jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), sd)
+    # The objective sees as many log-weights at a time as it did while it was optimised.
+    count = min(kernel.num_particles, _SELECTION_DRAWS)
+    groups = weights[: len(weights) // count * count].reshape(-1, count)
+    score = -jnp.mean(jax.vmap(kernel.objective.guide_loss)(groups))
+    return _Judged(score, jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), sd)
 
 
 def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> NonFiniteError:

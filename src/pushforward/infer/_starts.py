@@ -21,6 +21,7 @@ from ..samplers._warm_start import DENSE_LIMIT, Starts, distinct, newton_starts
 
 DEFAULT_FULL_RANK_LIMIT = 64
 _NUM_STARTS = 16
+_LARGE = 2**17
 _NEAREST, _FARTHEST = 3.0, 3000.0
 """Radii of starts where there is no prior to draw from: log-uniform, because the scale of the target is unknown."""
 
@@ -46,6 +47,20 @@ def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
             "site."
         )
     return guide.bind(target)
+
+
+def default_particles(target: Target, guide: AbstractGuide) -> int:
+    """Draws per step: 8, or fewer where one evaluation reads so much data that noise is cheaper than draws."""
+    if guide.point:
+        return 1
+    share = min((p.subsample_size / p.size for p in target.program.plates if p.subsample_size is not None), default=1.0)
+    numbers = share * num_elements(target)
+    return 8 if numbers <= _LARGE else 4 if numbers <= 4 * _LARGE else 2
+
+
+def num_elements(target: Target) -> int:
+    """Numbers that one evaluation on all data reads."""
+    return max(1, sum(int(x.size) for x in jax.tree.leaves(target)))
 
 
 def starting_guides(
