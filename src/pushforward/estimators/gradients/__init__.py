@@ -1,5 +1,6 @@
 """Gradient estimators."""
 
+from ._adaptive import Adaptive as Adaptive
 from ._base import AbstractGradient as AbstractGradient
 from ._base import Estimate as Estimate
 from ._base import Parameters as Parameters

@@ -15,6 +15,7 @@ from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
+from ..objectives._power import power_mean_slope, power_mean_without
 
 Gain = Callable[[Float[Array, " k"]], Float[Array, ""]]
 G = TypeVar("G", bound="AbstractGradient")
@@ -72,6 +73,10 @@ class AbstractGradient(eqx.Module):
         Returns:
             The estimate, and gradients of the losses (minimised) shaped like `split`'s parameters.
         """
+
+    def bind(self: G, target: Target, guide: AbstractGuide) -> G:
+        """The estimator with the numbers it learns shaped for a bound guide; itself where their shape is known."""
+        return self
 
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """Refuse a combination that would be biased or undefined; called once, before anything is compiled.
@@ -138,11 +143,15 @@ def log_weights(
 
 def derivatives(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:
     """F_k = dF / dl_k."""
-    return jax.grad(gain)(weights)
+    closed = power_of(gain)
+    return jax.grad(gain)(weights) if closed is None else closed[0] * power_mean_slope(weights, closed[1])[0]
 
 
 def second_derivatives(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:
-    """F_kk: the diagonal of the Hessian of F, in K Hessian-vector products of a function of K numbers."""
+    """F_kk: the diagonal of the Hessian of F. O(K) for power means, else K Hessian-vector products of K numbers."""
+    closed = power_of(gain)
+    if closed is not None:
+        return closed[0] * power_mean_slope(weights, closed[1])[1]
     gradient = jax.grad(gain)
 
     def along(direction: Array) -> Array:
@@ -156,9 +165,26 @@ def leave_one_out(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]
     count = weights.shape[0]
     if count == 1:
         return jnp.zeros_like(weights)
+    closed = power_of(gain)
+    if closed is not None:
+        return closed[0] * power_mean_without(weights, closed[1])
     others = (jnp.sum(weights) - weights) / (count - 1)
     swapped = jnp.where(jnp.eye(count, dtype=bool), others[:, None], weights)
     return jax.vmap(gain)(swapped)
+
+
+def power_of(gain: Gain) -> tuple[float, float] | None:
+    """``(a, p)`` where a gain is known to be ``a * log_power_mean(., p)``; see `AbstractObjective.guide_power`."""
+    owner = getattr(gain, "__self__", None)
+    if not isinstance(owner, AbstractObjective) or getattr(gain, "__name__", "") != "guide_gain":
+        return None
+    for kind in type(owner).__mro__:
+        # A subclass that changes the function without changing what is said of it is not what was said.
+        if "guide_power" in vars(kind):
+            return owner.guide_power
+        if {"guide_gain", "__call__"} & set(vars(kind)):
+            return None
+    return None
 
 
 def estimate(objective: AbstractObjective, weights: Float[Array, " k"]) -> Estimate:

@@ -29,9 +29,32 @@ class AbstractObjective(eqx.Module):
         """Whether the value is an upper bound on log p(data)."""
         return False
 
+    @property
+    def smooth(self) -> bool:
+        """Whether the first derivatives of F are continuous, which the path gradient takes for granted.
+
+        Where F_k jumps (at a minimum or a sort), the second derivatives miss the jump and `Path` would be biased.
+        """
+        return True
+
+    def check(self, num_particles: int) -> None:
+        """Refuse a number of draws with which the guide would not approach the posterior.
+
+        Raises:
+            ValueError: saying why, and what to use instead.
+        """
+
     def guide_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """What the guide's parameters maximise: the value, or minus it for an upper bound."""
         return -self(log_weights) if self.upper else self(log_weights)
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """``(a, p)`` where ``guide_gain`` is ``a * log_power_mean(log_weights, p)``: its derivatives then cost O(K).
+
+        None for any other function, whose derivatives are found by automatic differentiation in O(K^2).
+        """
+        return None
 
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """What the model's learnable parameters maximise; a lower bound on log p(data)."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import log_power_mean
+from ._power import check_logarithm, log_power_mean
 
 
 class CUBO(AbstractObjective):
@@ -18,13 +18,15 @@ class CUBO(AbstractObjective):
     Learnable model parameters follow the IWELBO of the same draws: minimising an upper bound would unlearn them.
 
     Args:
-        n: order, at least 1; 2 is the chi-square divergence.
+        n: order, above 1 (at 1 the bound is log p(data), whatever the guide); 2 is the chi-square divergence.
         exponential: the guide minimises E_q[exp(n (l - offset))], whose gradient is unbiased for any number of draws,
             instead of its logarithm. The value reported stays the CUBO in nats.
         offset: a guess of log p(data) in nats, which keeps the exponential in range.
 
     Bias: with K draws the expectation of the (logarithmic) value is below the bound by O(1/K): it can fall below log
-    p(data) when the guide is narrow. Its variance needs E_q[w^(2n)] finite: read it together with k-hat.
+    p(data), and with few draws it does so wherever the guide is narrow, so that a guide that minimises it can shrink
+    instead of spreading. Take many draws (hundreds), or ``exponential``. The variance needs E_q[w^(2n)] finite: read
+    the value together with k-hat.
 
     Reference: Dieng et al., Variational inference via chi upper bound minimization, arXiv:1611.00328, eq. 4.
     """
@@ -34,8 +36,15 @@ class CUBO(AbstractObjective):
     offset: float = eqx.field(static=True)
 
     def __init__(self, n: float = 2.0, *, exponential: bool = False, offset: float = 0.0) -> None:
-        if not (n >= 1 and math.isfinite(n)):
-            raise ValueError(f"CUBO(n={n}): expected a finite order of at least 1, e.g. 2.")
+        if not (n > 1 and math.isfinite(n)):
+            raise ValueError(
+                f"CUBO(n={n}): expected a finite order above 1, e.g. 2 (order 1 is the log evidence itself, whatever "
+                "the guide)."
+            )
+        if not math.isfinite(offset):
+            raise ValueError(
+                f"CUBO(offset={offset}): expected a finite guess of log p(data) in nats, e.g. the ELBO of a first fit."
+            )
         self.n, self.exponential, self.offset = float(n), exponential, float(offset)
 
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
@@ -47,11 +56,21 @@ class CUBO(AbstractObjective):
         """Always."""
         return True
 
+    def check(self, num_particles: int) -> None:
+        """See `AbstractObjective.check`."""
+        if not self.exponential:
+            check_logarithm(f"CUBO({self.n})", num_particles, f"pf.CUBO({self.n}, exponential=True)")
+
     def guide_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Minus the bound, or minus its exponential."""
         if self.exponential:
             return -jnp.mean(jnp.exp(self.n * (log_weights - self.offset)))
         return -self(log_weights)
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`."""
+        return None if self.exponential else (-1.0, self.n)
 
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """The IWELBO."""

@@ -19,3 +19,8 @@ class ELBO(AbstractObjective):
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Mean of the log-weights."""
         return log_power_mean(log_weights, 0.0)
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`."""
+        return 1.0, 0.0

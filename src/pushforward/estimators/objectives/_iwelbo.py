@@ -21,3 +21,8 @@ class IWELBO(AbstractObjective):
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Log of the mean weight."""
         return log_power_mean(log_weights, 1.0)
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`."""
+        return 1.0, 1.0

@@ -27,9 +27,54 @@ def log_power_mean(log_weights: Float[Array, " k"], power: float) -> Float[Array
         return jnp.max(log_weights) if power > 0 else jnp.min(log_weights)
     if abs(power) >= _SMALL:
         return (jax.nn.logsumexp(power * log_weights) - math.log(log_weights.shape[0])) / power
-    # Near 0 the logarithm is that of nearly 1: expand around the mean, which loses no digits.
-    mean = jnp.mean(log_weights)
-    deviation = power * (log_weights - mean)
-    near = jnp.log1p(jnp.mean(jnp.expm1(jnp.clip(deviation, -1.0, 1.0)))) / power + mean
+    # Near 0 the logarithm is that of nearly 1: expand around the mean, which loses no digits. The result does not
+    # depend on the centre, so that the centre may be a constant, and the gradient is exactly that of a softmax.
+    centre = jax.lax.stop_gradient(jnp.mean(log_weights))
+    deviation = power * (log_weights - centre)
+    small = jnp.max(jnp.abs(deviation)) < 1.0
+    near = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(small, deviation, 0.0)))) / power + centre
     far = (jax.nn.logsumexp(power * log_weights) - math.log(log_weights.shape[0])) / power
-    return jnp.where(jnp.max(jnp.abs(deviation)) < 1.0, near, far)
+    return jnp.where(small, near, far)
+
+
+def power_mean_slope(log_weights: Float[Array, " k"], power: float) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """First derivatives of `log_power_mean`, which are tempered weights s, and second ones, ``power * s * (1 - s)``.
+
+    Cost: O(K), where a Hessian of a general function takes K products with it.
+    """
+    if power == 0.0:
+        return jnp.full_like(log_weights, 1.0 / log_weights.shape[0]), jnp.zeros_like(log_weights)
+    tempered = jax.nn.softmax(power * log_weights)
+    return tempered, power * tempered * (1.0 - tempered)
+
+
+def power_mean_without(log_weights: Float[Array, " k"], power: float) -> Float[Array, " k"]:
+    """`log_power_mean` with each log-weight in turn replaced by the mean of the others, in O(K).
+
+    Sums from the left and from the right give the others' total without subtracting what may be nearly all of it.
+    """
+    count = log_weights.shape[0]
+    others = (jnp.sum(log_weights) - log_weights) / (count - 1)
+    if abs(power) < _SMALL:
+        # Nearly the mean: rare enough to take the plain way, whose expansion loses no digits.
+        swapped = jnp.where(jnp.eye(count, dtype=bool), others[:, None], log_weights)
+        return others if power == 0.0 else jax.vmap(lambda w: log_power_mean(w, power))(swapped)
+    scaled = power * log_weights
+    nothing = jnp.full((1,), -jnp.inf, scaled.dtype)
+    before = jnp.concatenate([nothing, jax.lax.cumlogsumexp(scaled)[:-1]])
+    after = jnp.concatenate([jax.lax.cumlogsumexp(scaled, reverse=True)[1:], nothing])
+    total = jnp.logaddexp(jnp.logaddexp(before, after), power * others)
+    return (total - math.log(count)) / power
+
+
+def check_logarithm(name: str, num_particles: int, instead: str) -> None:
+    """Refuse the logarithm of an upper bound's mean with one draw.
+
+    Raises:
+        ValueError: if there is one draw only.
+    """
+    if num_particles < 2:
+        raise ValueError(
+            f"{name} with num_particles={num_particles}: over one draw the logarithm of the mean is the log-weight, "
+            f"whose mean would be minimised: the guide would flee the posterior. Expected hundreds, or {instead}."
+        )

@@ -8,7 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import log_power_mean
+from ._power import check_logarithm, log_power_mean
 
 
 class Renyi(AbstractObjective):
@@ -41,6 +41,21 @@ class Renyi(AbstractObjective):
     def upper(self) -> bool:
         """True for alpha < 0."""
         return self.alpha < 0
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`; the extreme log-weights of infinite alpha have no second derivative."""
+        return None if math.isinf(self.alpha) else (-1.0 if self.upper else 1.0, 1.0 - self.alpha)
+
+    @property
+    def smooth(self) -> bool:
+        """All but the limits, which are a minimum and a maximum."""
+        return not math.isinf(self.alpha)
+
+    def check(self, num_particles: int) -> None:
+        """See `AbstractObjective.check`."""
+        if self.upper:
+            check_logarithm(f"Renyi({self.alpha})", num_particles, "pf.CUBO(2, exponential=True)")
 
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """The bound itself, or the IWELBO where the bound is an upper one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import log_power_mean
+from ._power import check_logarithm, log_power_mean
 
 
 class VIS(AbstractObjective):
@@ -24,9 +24,18 @@ class VIS(AbstractObjective):
         """Log of the mean weight: a lower bound on log p(data)."""
         return log_power_mean(log_weights, 1.0)
 
+    def check(self, num_particles: int) -> None:
+        """See `AbstractObjective.check`."""
+        check_logarithm("VIS()", num_particles, "pf.CUBO(2, exponential=True)")
+
     def guide_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Minus the log of the mean squared weight."""
         return -2.0 * log_power_mean(log_weights, 2.0)
+
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`."""
+        return -2.0, 2.0
 
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Log of the mean weight."""
