@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
@@ -19,6 +19,7 @@ from ..samplers import Variational
 from ..samplers._variational import default_optimizer
 from ..samplers.engine import NonFiniteError, check_writable, initialise, run
 from ._arguments import check_count, check_key, check_target
+from ._automatic import automatic_gradient, note_choice
 from ._execution import Execution
 from ._fit_result import explain_failure, fitted_posterior
 from ._keywords import explain_keywords
@@ -36,6 +37,8 @@ class FitJob:
     num_draws: int
     guide_name: str
     config: dict[str, Any]
+    choice: str = ""
+    """Why the gradient estimator was chosen, where the choice was left to the fit."""
 
 
 @explain_keywords
@@ -44,7 +47,7 @@ def fit(
     guide: AbstractGuide | type[AbstractGuide] | None = None,
     *,
     objective: AbstractObjective | None = None,
-    gradient: AbstractGradient | None = None,
+    gradient: AbstractGradient | Literal["auto"] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 20_000,
     num_particles: int | None = None,
@@ -70,7 +73,8 @@ def fit(
         guide: variational family, bound or not, or its class. None takes `FullRank` up to 64 dimensions, else
             `MeanField`.
         objective: what is optimised; default `ELBO()`.
-        gradient: how it is differentiated; default `Path()`.
+        gradient: how it is differentiated; default `Path()`. ``"auto"`` mixes `Path` and `Reparam` by the variances
+            measured along the way (`Adaptive`), or takes what applies; ``.verdict`` says what and why.
         optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule
             is left alone. It acts in whitened coordinates for location-scale guides.
         num_steps: at most this many gradient steps.
@@ -118,18 +122,24 @@ def fit(
             "same family to start from."
         )
     objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
-    gradient = _checked(gradient, Path(), AbstractGradient, "gradient", "pf.Path() or pf.Reparam()")
-    gradient.check(objective, target, bound_guide, particles)
+    choice = ""
+    if isinstance(gradient, str) and gradient == "auto":
+        gradient, choice = automatic_gradient(objective, target, bound_guide, particles)
+    estimator: AbstractGradient = _checked(
+        gradient, Path(), AbstractGradient, "gradient", "pf.Path(), pf.Reparam() or 'auto'"
+    )
+    estimator.check(objective, target, bound_guide, particles)
     transformation = _check_optimizer(optimizer)
     if checkpoint is not None:
         check_writable(FilePath(checkpoint))
     guides = starting_guides(key_starts, target, bound_guide, num_restarts, start_from)
-    parameters, frozen, shared = stack_starts(target, guides, gradient)
+    estimator = estimator.bind(target, guides[0])
+    parameters, frozen, shared = stack_starts(target, guides, estimator)
     kernel = Variational(
         target=target,
         static=shared,
         objective=objective,
-        gradient=gradient,
+        gradient=estimator,
         optimizer=transformation,
         num_particles=particles,
         num_restarts=num_restarts,
@@ -146,7 +156,7 @@ def fit(
         "num_restarts": num_restarts,
         "num_draws": num_draws,
     }
-    job = FitJob(kernel, key_run, num_steps, num_draws, type(bound_guide).__name__, config)
+    job = FitJob(kernel, key_run, num_steps, num_draws, type(bound_guide).__name__, config, choice)
     state = initialise(kernel, key_run, (parameters, frozen))
     provenance = {"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}}
     return run_fit(job, state, key_end, Execution(progress, checkpoint, checkpoint_every, provenance, began))
@@ -163,7 +173,10 @@ def run_fit(job: FitJob, state: Any, key_end: Key, how: Execution) -> Posterior:
             )
     except NonFiniteError as error:
         raise explain_failure(kernel, error, job.key) from error
-    return fitted_posterior(kernel, result, key_end, job.num_draws, job.guide_name, how)
+    posterior = fitted_posterior(kernel, result, key_end, job.num_draws, job.guide_name, how)
+    if job.choice:
+        note_choice(posterior, kernel.gradient, job.choice)
+    return posterior
 
 
 def _checked(value: Any, default: Any, kind: type, name: str, expected: str) -> Any:

@@ -93,6 +93,8 @@ def check_variational(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]
             )
         findings += _check_weights(tree, log_weights, rounding, details)
     record = group(tree, "optimization")
+    if "gradient_choice" in tree.attrs:
+        findings.append(Finding("note", f"gradient='auto' chose {tree.attrs['gradient_choice']}"))
     findings += check_convergence(record, details)
     findings += check_restarts(record, details)
     return findings, details

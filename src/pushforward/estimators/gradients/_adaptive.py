@@ -24,6 +24,8 @@ from ._base import (
     second_derivatives,
     split,
 )
+from ._path import Path
+from ._reparam import Reparam
 
 _DECAY = 0.03
 """Weight of the newest step in the running moments: a memory of about 33 steps."""
@@ -128,10 +130,16 @@ class Adaptive(AbstractGradient):
             gradient = gradient._replace(model=pull(-derivatives(objective.model_gain, weights))[0].model)
         return estimate(objective, weights), gradient._replace(guide=mixed, estimator=step)
 
+    def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
+        """See `AbstractGradient.check`: both gradients that it mixes must apply."""
+        Path().check(objective, target, guide, num_particles)
+        Reparam().check(objective, target, guide, num_particles)
+
     def _mix(self, path: Any, difference: Any) -> tuple[Any, Adaptive]:
         """The gradient, and the steps of the moments."""
-        started = self.seen >= 1.0 - (1.0 - _DECAY) ** _SEEN_FIRST  # type: ignore[operator]
-        total = jnp.where(self.seen > 0, self.seen, 1.0)  # type: ignore[operator]
+        seen = jnp.asarray(self.seen)
+        started = seen >= 1.0 - (1.0 - _DECAY) ** (_SEEN_FIRST - 0.5)
+        total = jnp.where(seen > 0, seen, 1.0)
 
         def blend(moments: Moments, g: Array, c: Array) -> Array:
             multiple = -moments.covariance / jnp.where(moments.power > 0, moments.power, 1.0)
@@ -141,10 +149,9 @@ class Adaptive(AbstractGradient):
             # The mean of the past leaves the covariance's expectation alone, since c has mean zero, and takes most of
             # its noise away. The first step has no past and adds to the mean only.
             deviation = g - (moments.mean / total.astype(g.dtype))
-            fresh = self.seen > 0  # type: ignore[operator]
 
             def product(a: Array, b: Array) -> Array:
-                return jnp.where(fresh, jnp.sum(a * b), 0.0).astype(moments.power.dtype)
+                return jnp.where(seen > 0, jnp.sum(a * b), 0.0).astype(moments.power.dtype)
 
             new = Moments(g, product(deviation, deviation), product(deviation, c), product(c, c))
             return jax.tree.map(lambda old, value: _DECAY * (old - value), moments, new)
@@ -152,12 +159,13 @@ class Adaptive(AbstractGradient):
         def each(function: Any) -> Any:
             return jax.tree.map(function, self.moments, path, difference, is_leaf=lambda x: isinstance(x, Moments))
 
-        return each(blend), Adaptive(each(step), _DECAY * (self.seen - 1.0))  # type: ignore[operator]
+        return each(blend), Adaptive(each(step), _DECAY * (seen - 1.0))
 
     def judgement(self) -> dict[str, Array]:
         """What the past says: variance (trace) of `Path`, `Reparam` and the mixture, and the share of the score."""
         blocks: list[Moments] = jax.tree.leaves(self.moments, is_leaf=lambda x: isinstance(x, Moments))
-        total = jnp.where(self.seen > 0, self.seen, 1.0)  # type: ignore[operator]
+        seen = jnp.asarray(self.seen)
+        total = jnp.where(seen > 0, seen, 1.0)
 
         def added(terms: list[Array]) -> Array:
             return jnp.sum(jnp.stack(terms), axis=0) / total
