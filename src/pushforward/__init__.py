@@ -7,15 +7,29 @@ from __future__ import annotations
 
 from importlib.metadata import version as _version
 
+from .estimators import CUBO as CUBO
 from .estimators import ELBO as ELBO
+from .estimators import IWELBO as IWELBO
+from .estimators import TVO as TVO
+from .estimators import VIS as VIS
+from .estimators import Adaptive as Adaptive
+from .estimators import ForwardKL as ForwardKL
+from .estimators import LearnedBaseline as LearnedBaseline
 from .estimators import Path as Path
+from .estimators import Renyi as Renyi
 from .estimators import Reparam as Reparam
+from .estimators import Score as Score
+from .estimators import objective as objective
 from .infer import Calibration as Calibration
 from .infer import Comparison as Comparison
+from .infer import EstimatorComparison as EstimatorComparison
+from .infer import EvidenceBounds as EvidenceBounds
 from .infer import Posterior as Posterior
 from .infer import Verdict as Verdict
 from .infer import compare as compare
+from .infer import compare_estimators as compare_estimators
 from .infer import diagnose as diagnose
+from .infer import evidence_bounds as evidence_bounds
 from .infer import fit as fit
 from .infer import load as load
 from .infer import resume as resume

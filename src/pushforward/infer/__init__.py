@@ -2,7 +2,11 @@
 
 from ._compare import Comparison as Comparison
 from ._compare import compare as compare
+from ._estimator_comparison import EstimatorComparison as EstimatorComparison
+from ._evidence import EvidenceBounds as EvidenceBounds
+from ._evidence import evidence_bounds as evidence_bounds
 from ._fit import fit as fit
+from ._laboratory import compare_estimators as compare_estimators
 from ._posterior import Posterior as Posterior
 from ._resume import resume as resume
 from ._sample import sample as sample

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 from ..estimators import ELBO, AbstractGradient, AbstractObjective, Path, Reparam
@@ -175,6 +174,7 @@ def _assemble(
     target: Target,
 ) -> EstimatorComparison:
     import pandas as pd
+    from scipy import stats  # slow to import, needed only here
 
     table, blocks = [], []
     edges = np.cumsum([0, *[size for _, size in labels]])
@@ -183,7 +183,7 @@ def _assemble(
         difference, z = _z_scores(moments, reference)
         signal = _signal(reference, slice(None))
         largest = float(np.abs(z).max(initial=0.0))
-        tail = 2.0 * scipy.stats.t.sf(largest, moments.num - 1)
+        tail = 2.0 * stats.t.sf(largest, moments.num - 1)
         table.append(
             {
                 "estimator": row.estimator,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linprog
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +22,7 @@ def fit_bound(table: pd.DataFrame) -> pd.DataFrame:
         ValueError: with fewer than four places.
     """
     import pandas as pd
+    from scipy.optimize import linprog  # slow to import, needed only here
 
     if table["at"].nunique() < _LEAST_PLACES:
         raise ValueError(
