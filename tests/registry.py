@@ -12,7 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 
 import pushforward as pf
-from pushforward.models import Target
+from pushforward.models import Target, guides
 from pushforward.models.guides import Whitened
 
 DIM = 3
@@ -63,6 +63,20 @@ class GuideCase(NamedTuple):
 
 GUIDES = {
     "MeanField": GuideCase(lambda t: perturbed(pf.MeanField(t))),
+def flow_case(flow: Any) -> GuideCase:
+    """Its layers drawn and moved off the identity, inside an affine map with correlations."""
+
+    @jax.jit
+    def build(target: Target) -> Any:
+        dtype = jnp.result_type(float)
+        moved = flow.bind(target).affine(jnp.asarray([1.0, 2.0, 3.0], dtype), jnp.asarray(ROOT, dtype))
+        return perturbed(moved.fresh(jax.random.key(7)))
+
+    return GuideCase(build, gaussian=False)
+
+
+GUIDES = {
+    "MeanField": GuideCase(lambda t: perturbed(pf.MeanField(t))),
     "FullRank": GuideCase(lambda t: perturbed(pf.FullRank(t))),
     "LowRank": GuideCase(lambda t: perturbed(pf.LowRank(t, rank=2))),
     "Laplace": GuideCase(lambda t: pf.Laplace(t).affine(jnp.asarray([0.2, 0.1, -0.3]), jnp.ones(DIM)).finish(t)),
@@ -77,9 +91,61 @@ GUIDES = {
         ),
         gaussian=False,
     ),
+    "RealNVP": flow_case(guides.RealNVP(num_layers=2, hidden=8)),
+    "SplineFlow": flow_case(guides.SplineFlow(num_layers=2, hidden=8, num_bins=4)),
+    "IAF": flow_case(guides.IAF(num_layers=2, hidden=8)),
+    "Planar": flow_case(guides.Planar(num_layers=4)),
+    "Radial": flow_case(guides.Radial(num_layers=4)),
 }
 
-OBJECTIVES = {"ELBO": pf.ELBO()}
+
+class ObjectiveCase(NamedTuple):
+    """An objective and its definition written anew in NumPy, for log-weights (n, K)."""
+
+    objective: Any
+    value: Callable[[np.ndarray], np.ndarray]
+    guide: Callable[[np.ndarray], np.ndarray]
+    """What the guide maximises; for objectives that hold the law of the draws fixed, the factors (n, K) of d log q."""
+    model: Callable[[np.ndarray], np.ndarray]
+    """What model parameters maximise."""
+
+
+def _power(power: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda log_w: k_draws.power_mean(log_w, power)
+
+
+def _lower(objective: Any, function: Callable[[np.ndarray], np.ndarray]) -> ObjectiveCase:
+    return ObjectiveCase(objective, function, function, function)
+
+
+PARTITION = (0.0, 0.1, 0.5, 1.0)
+
+OBJECTIVES = {
+    "ELBO": (_lower(pf.ELBO(), _power(0.0)),),
+    "IWELBO": (_lower(pf.IWELBO(), _power(1.0)),),
+    "Renyi": (
+        _lower(pf.Renyi(0.5), _power(0.5)),
+        _lower(pf.Renyi(2.0), _power(-1.0)),
+        _lower(pf.Renyi(0.95), _power(0.05)),
+        ObjectiveCase(pf.Renyi(-1.0), _power(2.0), lambda log_w: -k_draws.power_mean(log_w, 2.0), _power(1.0)),
+    ),
+    "CUBO": (
+        ObjectiveCase(pf.CUBO(2.0), _power(2.0), lambda log_w: -k_draws.power_mean(log_w, 2.0), _power(1.0)),
+        ObjectiveCase(
+            pf.CUBO(2.0, exponential=True, offset=-1.0),
+            _power(2.0),
+            lambda log_w: -np.exp(2.0 * (log_w + 1.0)).mean(-1),
+            _power(1.0),
+        ),
+    ),
+    "VIS": (ObjectiveCase(pf.VIS(), _power(1.0), lambda log_w: -2.0 * k_draws.power_mean(log_w, 2.0), _power(1.0)),),
+    "TVO": (_lower(pf.TVO(PARTITION), lambda log_w: k_draws.tvo(log_w, PARTITION)),),
+    "ForwardKL": (
+        ObjectiveCase(pf.ForwardKL(), _power(1.0), lambda log_w: special.softmax(log_w, axis=-1), _power(1.0)),
+    ),
+}
+
+GAUSSIAN_GRADIENTS = {"Price": pf.Price(), "AffineControl": pf.AffineControl()}
 
 GRADIENTS = {"Reparam": pf.Reparam(), "Path": pf.Path()}
 

@@ -129,7 +129,7 @@ def fit(
         gradient, Path(), AbstractGradient, "gradient", "pf.Path(), pf.Reparam() or 'auto'"
     )
     estimator.check(objective, target, bound_guide, particles)
-    transformation = _check_optimizer(optimizer)
+    transformation = _check_optimizer(optimizer, bound_guide)
     if checkpoint is not None:
         check_writable(FilePath(checkpoint))
     guides = starting_guides(key_starts, target, bound_guide, num_restarts, start_from)
@@ -188,9 +188,9 @@ def _checked(value: Any, default: Any, kind: type, name: str, expected: str) -> 
     return value
 
 
-def _check_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+def _check_optimizer(optimizer: Any, guide: AbstractGuide) -> optax.GradientTransformationExtraArgs:
     if optimizer is None:
-        return default_optimizer()
+        return default_optimizer(guide.learning_rate)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
             f"optimizer={optimizer!r}: expected an optax transformation such as optax.adam(1e-2) or "

@@ -39,7 +39,8 @@ def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
     if not isinstance(guide, AbstractGuide):
         raise ValueError(
             f"guide={guide!r} is not a variational family: expected pf.MeanField(), pf.FullRank(), pf.LowRank(), "
-            "pf.Laplace(), pf.Delta() or pf.program_guide(fn). A NumPyro guide function goes through pf.program_guide."
+            "pf.Laplace(), pf.Delta(), a flow such as pf.SplineFlow(), or pf.program_guide(fn). A NumPyro "
+            "guide function goes through pf.program_guide."
         )
     if target.dim == 0:
         raise ValueError(
@@ -91,10 +92,12 @@ def starting_guides(
     if not isinstance(guide, AbstractLocationScale):
         return [guide] * num_restarts
     layout = Layout.of(target.example)
+    fresh_keys = particle_keys(jax.random.fold_in(key_jitter, num_restarts), num_restarts)
     if target.dim > DENSE_LIMIT:
         positions = jax.vmap(layout.ravel)(target.initial(key_points, num_restarts))
         return [
-            Whitened(guide, positions[i], jnp.ones((layout.dim,), layout.dtype), layout) for i in range(num_restarts)
+            Whitened(guide.fresh(fresh_keys[i]), positions[i], jnp.ones((layout.dim,), layout.dtype), layout)
+            for i in range(num_restarts)
         ]
     points = starting_points(key_points, target, layout, max(_NUM_STARTS, 2 * num_restarts))
     key_draws, key_batch = jax.random.split(key_newton)
@@ -102,22 +105,28 @@ def starting_guides(
     starts = newton_starts(key_draws, target, points, batch, jacobian=guide.jacobian, mode=guide.point)
     if not bool(jnp.any(jnp.isfinite(starts.elbo))):
         starts = starts._replace(loc=points, elbo=jnp.zeros_like(starts.elbo))
-    return _whitened(keys, target, guide, layout, starts, num_restarts)
+    return _whitened(keys, fresh_keys, target, guide, layout, starts, num_restarts)
 
 
 def _whitened(
-    keys: Key, target: Target, guide: AbstractLocationScale, layout: Layout, starts: Starts, num_restarts: int
+    keys: Key,
+    fresh_keys: Key,
+    target: Target,
+    guide: AbstractLocationScale,
+    layout: Layout,
+    starts: Starts,
+    num_restarts: int,
 ) -> list[AbstractGuide]:
-    chosen, fresh = distinct(starts, num_restarts)
+    chosen, new = distinct(starts, num_restarts)
     guides: list[AbstractGuide] = []
     for i in range(num_restarts):
         scale = starts.scale[chosen[i]]
         # A family without correlations approximates best (KL(q || p)) with the conditional sds, 1 / sqrt(diag
         # precision).
         whole = scale if guide.dense else _conditional_sd(scale)
-        inner = guide.standard(target)
+        inner = guide.standard(target).fresh(fresh_keys[i])
         guides.append(
-            Whitened(inner if bool(fresh[i]) else inner.jittered(keys[i]), starts.loc[chosen[i]], whole, layout)
+            Whitened(inner if bool(new[i]) else inner.jittered(keys[i]), starts.loc[chosen[i]], whole, layout)
         )
     return guides
 

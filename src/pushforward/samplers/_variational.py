@@ -241,7 +241,8 @@ class Variational(AbstractKernel):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_restarts))
         keys = jax.vmap(lambda k: particle_keys(k, self.num_particles))(keys)
         noise = jax.eval_shape(self.static.noise, keys[0, 0])
-        if noise.size * keys.size > _PREPARED_NUMBERS:
+        # Given draws of the posterior are chosen among by key.
+        if noise.size * keys.size > _PREPARED_NUMBERS or self.objective.draws is not None:
             return keys
         return jax.vmap(jax.vmap(self.static.noise))(keys)
 
@@ -279,9 +280,9 @@ def converged(state: VariationalState) -> Array:
 
 
 @functools.cache
-def default_optimizer() -> optax.GradientTransformationExtraArgs:
-    """Adam at the rate that suits whitened coordinates; one object for all fits, so that none recompiles its steps."""
-    return optax.with_extra_args_support(optax.adam(DEFAULT_LEARNING_RATE))
+def default_optimizer(learning_rate: float = DEFAULT_LEARNING_RATE) -> optax.GradientTransformationExtraArgs:
+    """Adam at the guide's own rate; one object per rate for all fits, so that none recompiles its steps."""
+    return optax.with_extra_args_support(optax.adam(learning_rate))
 
 
 def _along(values: Array, like: Array) -> Array:

@@ -188,5 +188,10 @@ def power_of(gain: Gain) -> tuple[float, float] | None:
 
 
 def estimate(objective: AbstractObjective, weights: Float[Array, " k"]) -> Estimate:
-    """Value and loss at given log-weights."""
+    """Value and loss at log-weights of draws of the guide."""
+    if objective.draws is not None:
+        raise ValueError(
+            f"{type(objective).__name__}(draws=...) brings its own draws, which this gradient estimator cannot use: "
+            "expected gradient=pf.Path() (path gradient) or pf.Reparam() (maximum likelihood)."
+        )
     return Estimate(objective(weights), weights, objective.guide_loss(weights))

@@ -21,6 +21,7 @@ from ._base import (
     second_derivatives,
     split,
 )
+from ._data import forward_path_gradient
 
 
 class Path(AbstractGradient):
@@ -50,6 +51,8 @@ class Path(AbstractGradient):
         batch: Batch | None = None,
     ) -> tuple[Estimate, Parameters]:
         """See `AbstractGradient.value_and_grad`."""
+        if objective.draws is not None:
+            return forward_path_gradient(key, objective, target, guide, num_particles, batch)
         parameters, static = split(target, guide)
 
         def weights_of(parameters: Parameters) -> Array:

@@ -10,6 +10,7 @@ from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
+from ._data import likelihood_gradient
 
 
 class Reparam(AbstractGradient):
@@ -32,6 +33,8 @@ class Reparam(AbstractGradient):
         batch: Batch | None = None,
     ) -> tuple[Estimate, Parameters]:
         """See `AbstractGradient.value_and_grad`."""
+        if objective.draws is not None:
+            return likelihood_gradient(key, objective, target, guide, num_particles, batch)
         parameters, static = split(target, guide)
         # The wake phase holds the law of the draws fixed: its guide's gradient is the explicit part only.
         law = jax.lax.stop_gradient(guide) if objective.fixed_draws else None

@@ -11,6 +11,7 @@ from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
 from ._baselines import AbstractBaseline, resolve_baseline
+from ._data import likelihood_gradient
 
 
 class Score(AbstractGradient):
@@ -46,6 +47,8 @@ class Score(AbstractGradient):
         batch: Batch | None = None,
     ) -> tuple[Estimate, Parameters]:
         """See `AbstractGradient.value_and_grad`."""
+        if objective.draws is not None:
+            return likelihood_gradient(key, objective, target, guide, num_particles, batch)
         parameters, static = split(target, guide)
         law = jax.lax.stop_gradient(guide)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -19,6 +19,9 @@ class AbstractObjective(eqx.Module):
     fixed_draws: ClassVar[bool] = False
     """Whether the guide follows ``guide_gain`` with the law of its draws held fixed (wake phase of wake-sleep): its
     gradient is the sum of F_k times the derivative of l_k at fixed z_k, no longer the gradient of an expectation."""
+
+    draws: ClassVar[Any] = None
+    """Positions drawn from the posterior that take the place of draws of the guide (see `ForwardKL`), or None."""
 
     @abc.abstractmethod
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:

@@ -29,6 +29,8 @@ class AbstractGuide(eqx.Module):
     """Whether ``log_prob`` is a density; False for point masses, whose log q is reported as zero."""
     jacobian: ClassVar[bool] = True
     """Whether the target's change of variables belongs in the objective; False for the mode in the user's space."""
+    learning_rate: ClassVar[float] = 0.05
+    """Adam's first rate in whitened coordinates, where the user gives no optimiser."""
 
     @property
     def point(self) -> bool:
@@ -73,6 +75,29 @@ class AbstractGuide(eqx.Module):
         log_q, force = jax.value_and_grad(lambda z: stopped.log_prob(z, batch))(jax.lax.stop_gradient(position))
         return position, log_q, force
 
+    def forward_path(
+        self, position: Position, force: Position, batch: Batch | None = None
+    ) -> tuple[Any, Float[Array, ""], Any]:
+        """The path gradient of KL(p || q) at a draw of p.
+
+        Args:
+            position: a draw of p.
+            force: the gradient of log p there.
+            batch: minibatch indices.
+
+        Returns:
+            A point that is differentiable in the parameters, log q of the position (a constant), and a constant pull
+            shaped like the point: the derivative of pull . point is that of the divergence, in expectation.
+
+        Raises:
+            ValueError: if noise cannot be recovered from positions.
+        """
+        raise ValueError(no_noise(self))
+
+    def fresh(self, key: Key) -> AbstractGuide:
+        """The guide with newly drawn starting parameters, where its start is random."""
+        return self
+
     def finish(self, target: Target) -> AbstractGuide:
         """What the guide becomes after optimisation (the curvature of a Laplace approximation, say)."""
         return self
@@ -103,6 +128,26 @@ class AbstractLocationScale(AbstractGuide):
     def from_noise(self, eps: Float[Array, " noise"]) -> tuple[Position, Float[Array, ""]]:
         """The position that standard normal noise is pushed to, and its log-density. Lets draws be quasi-random."""
 
+    def to_noise(self, position: Position) -> Float[Array, " noise"]:
+        """The noise that `from_noise` pushes to a position.
+
+        Raises:
+            ValueError: if there is more noise than position.
+        """
+        raise ValueError(no_noise(self))
+
+    def forward_path(
+        self, position: Position, force: Position, batch: Batch | None = None
+    ) -> tuple[Any, Float[Array, ""], Any]:
+        """See `AbstractGuide.forward_path`. By default two passes: back to the noise with a gradient, and forth again.
+
+        At the noise of a draw of p the integrand is that of the reverse divergence (Vaitl et al., arXiv:2207.08219).
+        """
+        stopped = jax.lax.stop_gradient(self)
+        log_q, own = jax.value_and_grad(lambda z: stopped.log_prob(z, batch))(position)
+        point, _ = self.from_noise(stopped.to_noise(position))
+        return point, log_q, jax.tree.map(lambda a, b: a - b, own, force)
+
     @abc.abstractmethod
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, "..."]) -> AbstractLocationScale:
         """The law of ``shift + scale * z`` for z from this guide.
@@ -120,6 +165,10 @@ class AbstractLocationScale(AbstractGuide):
     def jittered(self, key: Key) -> AbstractLocationScale:
         """A nearby member (for restarts): half a unit off in location, up to a factor 1.5 in scale."""
 
+    def fresh(self, key: Key) -> AbstractLocationScale:
+        """See `AbstractGuide.fresh`."""
+        return self
+
     dense: ClassVar[bool] = False
     """Whether `affine` takes a triangular matrix."""
 
@@ -133,6 +182,16 @@ def bound(guide: Any, field: Any) -> Any:
             "guide.bind(target) before drawing; pf.fit binds an unbound guide by itself."
         )
     return field
+
+
+def no_noise(guide: AbstractGuide) -> str:
+    """Why `forward_path` is not to be had."""
+    name = type(guide).__name__
+    return (
+        f"The path gradient of KL(posterior || q) needs the noise behind a given position, which {name} cannot "
+        "recover: expected a flow, pf.MeanField or pf.FullRank as guide, or pf.Reparam() as gradient (maximum "
+        "likelihood)."
+    )
 
 
 def with_fields(guide: G, **fields: Any) -> G:

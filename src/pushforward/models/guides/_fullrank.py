@@ -67,10 +67,14 @@ class FullRank(AbstractLocationScale):
         z = bound(self, self.loc) + self.cholesky() @ eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - jnp.diagonal(self.raw) - 0.5 * LOG_2PI)
 
+    def to_noise(self, position: Position) -> Float[Array, " noise"]:
+        """See `AbstractLocationScale.to_noise`."""
+        centred = self.layout.ravel(position) - bound(self, self.loc)
+        return solve_triangular(self.cholesky(), centred, lower=True)
+
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """See `AbstractGuide.log_prob`."""
-        loc = bound(self, self.loc)
-        eps = solve_triangular(self.cholesky(), self.layout.ravel(position) - loc, lower=True)
+        eps = self.to_noise(position)
         return jnp.sum(-0.5 * eps**2 - jnp.diagonal(self.raw) - 0.5 * LOG_2PI)
 
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, "..."]) -> FullRank:

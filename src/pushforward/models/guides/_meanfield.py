@@ -56,10 +56,13 @@ class MeanField(AbstractLocationScale):
         z = bound(self, self.loc) + jnp.exp(self.log_scale) * eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - self.log_scale - 0.5 * LOG_2PI)
 
+    def to_noise(self, position: Position) -> Float[Array, " noise"]:
+        """See `AbstractLocationScale.to_noise`."""
+        return (self.layout.ravel(position) - bound(self, self.loc)) * jnp.exp(-self.log_scale)
+
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """See `AbstractGuide.log_prob`."""
-        loc = bound(self, self.loc)
-        eps = (self.layout.ravel(position) - loc) * jnp.exp(-self.log_scale)
+        eps = self.to_noise(position)
         return jnp.sum(-0.5 * eps**2 - self.log_scale - 0.5 * LOG_2PI)
 
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, " dim"]) -> MeanField:

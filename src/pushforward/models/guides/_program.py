@@ -55,7 +55,7 @@ class ProgramGuide(AbstractGuide):
         position, log_dets = self.model.invert(values, batch)
         for log_det in log_dets.values():
             log_q = log_q + log_det
-        return self._embed(position, batch), log_q
+        return self.model.embed(position, batch), log_q
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """See `AbstractGuide.log_prob`."""
@@ -99,23 +99,6 @@ class ProgramGuide(AbstractGuide):
                 values[name] = site["value"]
         return values, log_q
 
-    def _embed(self, position: Position, batch: Batch | None) -> Position:
-        """Put local latents of a minibatch at their places in a full-size position (zero elsewhere, never read)."""
-        if batch is None:
-            return position
-        out = dict(position)
-        for site in self.model.sites:
-            if site.kind != "latent":
-                continue
-            for plate in site.plates:
-                value = out[site.name]
-                axis = len(site.shape) + plate.dim - site.event_dim
-                if plate.name in batch and value.shape[axis] != plate.size:
-                    shape = value.shape[:axis] + (plate.size,) + value.shape[axis + 1 :]
-                    index = (slice(None),) * axis + (batch[plate.name],)
-                    out[site.name] = jnp.zeros(shape, value.dtype).at[index].set(value)
-        return out
-
 
 def program_guide(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProgramGuide:
     """Use a NumPyro program as a guide.
@@ -144,8 +127,8 @@ def program_guide(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProgramG
 
 def check_guide(guide: AbstractProgram, model: AbstractProgram, name: str) -> None:
     """Refuse a guide whose sites, shapes, plates or minibatches differ from the model's."""
-    q = {s.name: s for s in guide.sites if s.kind in ("latent", "observed", "enumerated")}
-    p = {s.name: s for s in model.sites if s.kind == "latent"}
+    q = {s.name: s for s in guide.sites if s.kind in ("latent", "discrete", "observed", "enumerated")}
+    p = {s.name: s for s in model.latents}
     missing, extra = sorted(set(p) - set(q)), sorted(set(q) - set(p))
     if missing or extra:
         raise ValueError(

@@ -13,6 +13,7 @@ from .._layout import Layout
 from .._target import Target
 from .._types import Batch, Key, Position
 from ._base import AbstractGuide, AbstractLocationScale
+from ._linear import log_det, multiply, multiply_transposed, solve, solve_transposed
 
 
 class Whitened(AbstractGuide):
@@ -43,6 +44,11 @@ class Whitened(AbstractGuide):
         """As the inner guide."""
         return self.inner.point
 
+    @property
+    def learning_rate(self) -> float:  # type: ignore[override]
+        """As the inner guide."""
+        return self.inner.learning_rate
+
     def bind(self, target: Target) -> Whitened:
         """See `AbstractGuide.bind`."""
         return self
@@ -54,23 +60,38 @@ class Whitened(AbstractGuide):
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`."""
         white, log_q = self.inner.sample_and_log_prob(key, batch)
-        shift, scale = jax.lax.stop_gradient((self.shift, self.scale))
-        z = self.layout.ravel(white)
-        moved = shift + (scale * z if scale.ndim == 1 else scale @ z)
-        return self.layout.unravel(moved), log_q - self._log_det()
+        return self._outwards(white), log_q - self._log_det()
+
+    def sample_and_force(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""], Position]:
+        """See `AbstractGuide.sample_and_force`: that of the inner guide, mapped."""
+        white, log_q, force = self.inner.sample_and_force(key, batch)
+        pushed = solve_transposed(jax.lax.stop_gradient(self.scale), self.layout.ravel(force))
+        return self._outwards(white), log_q - self._log_det(), self.layout.unravel(pushed)
+
+    def forward_path(
+        self, position: Position, force: Position, batch: Batch | None = None
+    ) -> tuple[Any, Float[Array, ""], Any]:
+        """See `AbstractGuide.forward_path`: that of the inner guide, at the mapped draw."""
+        pulled = multiply_transposed(jax.lax.stop_gradient(self.scale), self.layout.ravel(force))
+        point, log_q, pull = self.inner.forward_path(self._inwards(position), self.layout.unravel(pulled), batch)
+        return point, log_q - self._log_det(), pull
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """See `AbstractGuide.log_prob`."""
+        return self.inner.log_prob(self._inwards(position), batch) - self._log_det()
+
+    def _outwards(self, white: Position) -> Position:
         shift, scale = jax.lax.stop_gradient((self.shift, self.scale))
-        centred = self.layout.ravel(position) - shift
-        white = centred / scale if scale.ndim == 1 else jax.scipy.linalg.solve_triangular(scale, centred, lower=True)
-        return self.inner.log_prob(self.layout.unravel(white), batch) - self._log_det()
+        return self.layout.unravel(shift + multiply(scale, self.layout.ravel(white)))
+
+    def _inwards(self, position: Position) -> Position:
+        shift, scale = jax.lax.stop_gradient((self.shift, self.scale))
+        return self.layout.unravel(solve(scale, self.layout.ravel(position) - shift))
 
     def _log_det(self) -> Float[Array, ""]:
         if self.point:
             return jnp.zeros((), self.shift.dtype)
-        diagonal = self.scale if self.scale.ndim == 1 else jnp.diagonal(self.scale)
-        return jnp.sum(jnp.log(jax.lax.stop_gradient(diagonal)))
+        return log_det(jax.lax.stop_gradient(self.scale))
 
     def unwhiten(self) -> AbstractLocationScale:
         """The same law without the change of coordinates."""
