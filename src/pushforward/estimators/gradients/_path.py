@@ -74,3 +74,12 @@ class Path(AbstractGradient):
         if parameters.model:
             gradient = gradient._replace(model=pull(-derivatives(objective.model_gain, weights))[0].model)
         return estimate(objective, weights), gradient
+
+    def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
+        """See `AbstractGradient.check`."""
+        if not objective.smooth and num_particles > 1:
+            raise ValueError(
+                f"Path() with {type(objective).__name__}: the derivative of this objective in a log-weight jumps (at a "
+                "minimum, a sort or a kink), which second derivatives do not see, so the gradient would be biased. "
+                "Expected pf.Reparam() or pf.Score(), or a smooth objective."
+            )

@@ -28,7 +28,7 @@ class ForwardKL(AbstractObjective):
     Args:
         draws: positions with a leading axis, or None.
 
-    Bias: self-normalisation, O(1/K); with one draw the guide does not move towards the posterior at all. None with
+    Bias: self-normalisation, O(1/K); with one draw the weight is always one and the gradient pure noise. None with
     exact ``draws``, beyond their finite number. References: Bornschein and Bengio, Reweighted wake-sleep,
     arXiv:1406.2751, eq. 8; Tucker et al., arXiv:1810.04152, eq. 10; Vaitl et al., arXiv:2403.15881, section 4.
     """
@@ -44,9 +44,22 @@ class ForwardKL(AbstractObjective):
         """Minus the log of the mean weight: at fixed draws its gradient in q is sum_k v_k d log q(z_k)."""
         return -log_power_mean(log_weights, 1.0)
 
+    @property
+    def guide_power(self) -> tuple[float, float] | None:
+        """See `AbstractObjective.guide_power`."""
+        return -1.0, 1.0
+
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Log of the mean weight."""
         return self(log_weights)
+
+    def check(self, num_particles: int) -> None:
+        """See `AbstractObjective.check`."""
+        if num_particles < 2 and self.draws is None:
+            raise ValueError(
+                f"ForwardKL with num_particles={num_particles}: the self-normalised weight of a single draw is always "
+                "one, so the guide would not move towards the posterior. Expected at least 2, better 32 or more."
+            )
 
     def guide_loss(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Self-normalised estimate of KL(posterior || q), in nats. At fixed draws it is not what the gain measures."""
