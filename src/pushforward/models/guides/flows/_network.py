@@ -20,15 +20,19 @@ class Network(eqx.Module):
     @classmethod
     def of(cls, key: Key, sizes: tuple[int, ...], dtype: jnp.dtype) -> Network:
         """Layers of these sizes, input to output, with weights of variance 1 / inputs; the last layer is zero."""
-        keys = jax.random.split(key, len(sizes) - 1)
+        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+        *hidden, last = shapes
+        # One draw for all: random numbers take longer to compile than the rest of the start.
+        numbers = jax.random.normal(key, (sum(rows * (columns + 1) for rows, columns in hidden),), dtype)
         weights, biases = [], []
-        for i, (size_in, size_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            last = i == len(sizes) - 2
-            scale = 0.0 if last else max(size_in, 1) ** -0.5
-            key_weight, key_bias = jax.random.split(keys[i])
-            weights.append(scale * jax.random.normal(key_weight, (size_out, size_in), dtype))
+        for rows, columns in hidden:
+            block, numbers = numbers[: rows * columns], numbers[rows * columns :]
+            weights.append(max(columns, 1) ** -0.5 * block.reshape(rows, columns))
             # Biases spread the bends of the first layer over the bulk of the inputs.
-            biases.append((0.0 if last else 0.5) * jax.random.normal(key_bias, (size_out,), dtype))
+            biases.append(0.5 * numbers[:rows])
+            numbers = numbers[rows:]
+        weights.append(jnp.zeros(last, dtype))
+        biases.append(jnp.zeros(last[:1], dtype))
         return cls(tuple(weights), tuple(biases))
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
