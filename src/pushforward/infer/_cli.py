@@ -1,4 +1,4 @@
-"""The command line: ``pushforward run | resume | diagnose | compare | info``.
+"""The command line: ``pushforward run | resume | diagnose | compare | compare-estimators | info``.
 
 Exit codes: 0 a result with verdict ok (or doubtful, without ``--strict``); 1 an error; 2 wrong usage; 3 verdict failed;
 4 verdict doubtful under ``--strict``; 130 interrupted.
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ._script_estimators import GUIDES
 
 ERROR, FAILED, DOUBTFUL, INTERRUPTED = 1, 3, 4, 130
 
@@ -50,24 +52,6 @@ class Method(enum.StrEnum):
     nuts = "nuts"
 
 
-class GuideName(enum.StrEnum):
-    """Variational families that need no code."""
-
-    mean_field = "mean-field"
-    full_rank = "full-rank"
-    low_rank = "low-rank"
-    laplace = "laplace"
-    delta = "delta"
-
-
-GUIDES = {
-    GuideName.mean_field: "MeanField",
-    GuideName.full_rank: "FullRank",
-    GuideName.low_rank: "LowRank",
-    GuideName.laplace: "Laplace",
-    GuideName.delta: "Delta",
-}
-
 Out = Annotated[Path, typer.Option("--out", "-o", help="Result file (.nc); replaced only when the run is complete.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 4 when the verdict is doubtful.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table; only a bad verdict, on stderr.")]
@@ -88,7 +72,7 @@ def run(
     guide: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(GuideName)}, or FILE.py:NAME, a NumPyro program. Default: full-rank if small."
+            help=f"One of {', '.join(GUIDES)}, or FILE.py:NAME, a NumPyro program. Default: full-rank if small."
         ),
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the fit, or draws per chain.")] = None,
@@ -106,6 +90,7 @@ def run(
     """Run inference on a model and save the result."""
     with _reporting(debug, checkpoint):
         from ._script import build_target, check_writable, load_object, read_mapping
+        from ._script_estimators import build_guide
 
         if method is Method.fit and (num_warmup is not None or num_chains is not None):
             raise ValueError("--num-warmup and --num-chains belong to --method nuts. Leave them out or add it.")
@@ -118,7 +103,7 @@ def run(
         arguments = read_mapping(data, "data") if data is not None else {}
         labels = _read_coords(coords)
         program = load_object(model)
-        family = _build_guide(guide) if guide is not None else None
+        family = build_guide(guide) if guide is not None else None
         target = build_target(program, arguments, front=front.value, coords=labels)
 
         if seed is None:
@@ -216,6 +201,57 @@ def compare(
 
 
 @app.command()
+def compare_estimators(
+    model: Annotated[str, typer.Argument(help="FILE.py:NAME or PACKAGE.MODULE:NAME; NAME is 'model' if left out.")],
+    data: Annotated[Path | None, typer.Option("--data", "--args", help="As for run.")] = None,
+    front: Annotated[Front, typer.Option(help="Language of the model; auto looks at what it uses.")] = Front.auto,
+    guide: Annotated[str | None, typer.Option(help="As for run.")] = None,
+    estimators: Annotated[
+        str, typer.Option(help="Comma-separated: reparam, path, auto, score, score-average, or FILE.py:NAME.")
+    ] = "reparam,path",
+    objective: Annotated[
+        str, typer.Option(help="elbo, iwelbo, vis, tvo, forward-kl, cubo[:ORDER], renyi:ALPHA, or FILE.py:NAME.")
+    ] = "elbo",
+    num_particles: Annotated[str, typer.Option(help="Comma-separated numbers of draws per gradient.")] = "1,4,16",
+    num_repeats: Annotated[int, typer.Option(min=16, help="Gradients per measurement.")] = 1000,
+    at: Annotated[str, typer.Option(help="Comma-separated: start, middle, optimum; or path.")] = "start,middle,optimum",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the whole table (.csv).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for the plot (.png, .pdf, .svg).")] = None,
+    x64: X64 = False,
+    debug: Debug = False,
+) -> None:
+    """Measure gradient estimators on a model: bias, variance, signal-to-noise and cost, with a recommendation."""
+    with _reporting(debug):
+        from ._laboratory import compare_estimators as measure
+        from ._script import build_target, check_writable, load_object, read_mapping
+        from ._script_estimators import build_gradient, build_guide, build_objective, read_numbers
+
+        for path, option in ((out, "--out"), (plot, "--plot")):
+            if path is not None:
+                check_writable(path, option)
+        _set_precision(x64)
+        target = build_target(
+            load_object(model), read_mapping(data, "data") if data is not None else {}, front=front.value, coords=None
+        )
+        comparison = measure(
+            target,
+            build_guide(guide) if guide is not None else None,
+            {name: build_gradient(name) for name in estimators.split(",")},
+            objective=build_objective(objective),
+            num_particles=read_numbers(num_particles, "--num-particles"),
+            num_repeats=num_repeats,
+            key=_key(seed),
+            at=at.split(","),
+        )
+        if out is not None:
+            comparison.table.to_csv(out, index=False)
+        if plot is not None:
+            comparison.plot().savefig(plot)
+    typer.echo(repr(comparison))
+
+
+@app.command()
 def info() -> None:
     """Show versions, devices, precision and which extras are installed."""
     import jax
@@ -296,17 +332,6 @@ def _read_coords(path: Path | None) -> dict[str, Any] | None:
     from ._script import read_mapping
 
     return {name: list(labels) for name, labels in read_mapping(path, "coords").items()}
-
-
-def _build_guide(spec: str) -> Any:
-    from ..models import guides
-    from ._script import load_object
-
-    if spec in set(GuideName):
-        return getattr(guides, GUIDES[GuideName(spec)])()
-    if ":" not in spec and not spec.endswith(".py"):
-        raise ValueError(f"--guide must be one of {', '.join(GuideName)}, or FILE.py:NAME, got {spec!r}.")
-    return guides.program_guide(load_object(spec))
 
 
 @contextlib.contextmanager
