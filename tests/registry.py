@@ -147,7 +147,9 @@ OBJECTIVES = {
 
 GAUSSIAN_GRADIENTS = {"Price": pf.Price(), "AffineControl": pf.AffineControl()}
 
-GRADIENTS = {"Reparam": pf.Reparam(), "Path": pf.Path()}
+GAUSSIAN_GRADIENTS = {"Price": pf.Price(), "AffineControl": pf.AffineControl()}
+
+GRADIENTS = {**GAUSSIAN_GRADIENTS, "Reparam": pf.Reparam(), "Path": pf.Path()}
 
 KERNELS = {
     "NUTS": lambda: pf.NUTS(dense_mass=True),

@@ -2,10 +2,12 @@
 
 from .gradients import AbstractGradient as AbstractGradient
 from .gradients import Adaptive as Adaptive
+from .gradients import AffineControl as AffineControl
 from .gradients import Estimate as Estimate
 from .gradients import LearnedBaseline as LearnedBaseline
 from .gradients import Parameters as Parameters
 from .gradients import Path as Path
+from .gradients import Price as Price
 from .gradients import Reparam as Reparam
 from .gradients import Score as Score
 from .objectives import CUBO as CUBO

@@ -1,6 +1,7 @@
 """Gradient estimators."""
 
 from ._adaptive import Adaptive as Adaptive
+from ._affine_control import AffineControl as AffineControl
 from ._base import AbstractGradient as AbstractGradient
 from ._base import Estimate as Estimate
 from ._base import Parameters as Parameters
@@ -11,5 +12,6 @@ from ._base import split as split
 from ._base import with_own as with_own
 from ._baselines import LearnedBaseline as LearnedBaseline
 from ._path import Path as Path
+from ._price import Price as Price
 from ._reparam import Reparam as Reparam
 from ._score import Score as Score

@@ -12,7 +12,7 @@ from ...models._types import Key
 
 
 def log_gamma_variate(key: Key, concentration: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Logarithm of a Gamma(concentration, 1) variate, differentiable in the concentration by implicit reparameterisation.
+    """Logarithm of a Gamma(concentration, 1) variate, implicitly differentiable in the concentration.
 
     In logarithms, because for small concentrations the variate itself underflows: at 0.01 two draws in five in single
     precision.
@@ -35,7 +35,7 @@ def _attach_log_gamma_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any
 
 
 def log_gamma_velocity(log_z: Float[Array, "..."], concentration: Float[Array, "..."]) -> Float[Array, "..."]:
-    """d log z / d a = -(d F(z; a) / d a) / (z q(z; a)) for Gamma(a, 1).
+    """Speed of log z along the concentration: -(d F(z; a) / d a) / (z q(z; a)) for Gamma(a, 1).
 
     Three ranges: the power series of F near zero, where z may underflow; `jax.lax.random_gamma_grad` (exact to rounding
     in double precision); in single precision and for large a, where that loses its digits, the cube-root

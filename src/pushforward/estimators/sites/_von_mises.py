@@ -43,7 +43,7 @@ def _wrap(angle: Array) -> Array:
 
 
 def _centred_velocity(x: Float[Array, "..."], concentration: Float[Array, "..."]) -> Float[Array, "..."]:
-    """dx / d concentration at fixed G(x; concentration): minus int_0^x (cos t - A) exp(c (cos t - cos x)) dt.
+    """Speed of x along the concentration c at fixed G(x; c): minus int_0^x (cos t - A) exp(c (cos t - cos x)) dt.
 
     A is the mean of cos t. Far from the mode the integral is taken from x to pi, where the exponential decays (over the
     half circle it adds up to zero), so no digits cancel.
