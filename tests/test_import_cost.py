@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 LIMIT_SECONDS = 1.0
-REPEATS = 5
+REPEATS = 3
 FORBIDDEN = set("arviz arviz_base arviz_plots arviz_stats flax flowjax matplotlib pyro torch typer".split())
 
 

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from tiers import fast
 
 import pushforward as pf
 
@@ -23,7 +24,9 @@ def exact_normal_mean(x):
     return variance * x.sum(), variance**0.5
 
 
-@pytest.mark.parametrize(("location", "count"), [(8.0, 10), (-300.0, 3), (0.5, 10_000)])
+@pytest.mark.parametrize(
+    ("location", "count"), [(8.0, 10), (-300.0, 3), pytest.param(0.5, 10_000, marks=pytest.mark.slow)]
+)
 def test_conjugate_normal_with_defaults(location, count, getkey):
     x = np.random.default_rng(0).normal(location, 1.0, count)
     posterior = pf.fit(pf.from_numpyro(normal_mean, x), key=getkey(), progress=False)
@@ -38,7 +41,7 @@ def regression(x, y):
     numpyro.sample("y", dist.Normal(x @ w, 2.0), obs=y)
 
 
-@pytest.mark.parametrize("guide", [None, pf.FullRank(), pf.LowRank(rank=3), pf.Laplace()])
+@pytest.mark.parametrize("guide", [None, pf.LowRank(rank=3), pytest.param(pf.Laplace(), marks=pytest.mark.slow)])
 def test_conjugate_regression_in_awkward_units(guide, getkey):
     """Correlated columns of scales 0.01 to 1000: mean, and every covariance entry."""
     rng = np.random.default_rng(1)
@@ -92,7 +95,7 @@ def funnel(dim):
     numpyro.sample("x", dist.Normal(0.0, jnp.exp(v / 2)).expand([dim]).to_event(1))
 
 
-@pytest.mark.parametrize("dim", [1, 9])
+@pytest.mark.parametrize("dim", [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_neals_funnel_is_doubtful(dim, getkey):
     posterior = pf.fit(pf.from_numpyro(funnel, dim), key=getkey(), progress=False)
     assert posterior.verdict.status == "doubtful"
@@ -113,7 +116,7 @@ def test_two_modes_are_doubtful_because_restarts_disagree(guide, getkey):
     assert posterior.verdict.details["khat"] < 0.7  # k-hat alone would have let it pass
 
 
-@pytest.mark.parametrize("modes", [(0.0, 100.0), (30.0, 60.0)])
+@pytest.mark.parametrize("modes", fast([(0.0, 100.0), (30.0, 60.0)], (30.0, 60.0)))
 def test_modes_far_from_the_origin_are_seen(modes, getkey):
     """No prior to draw from, and both modes out of reach of starts near the origin."""
     locations = jnp.asarray(modes)
@@ -121,7 +124,7 @@ def test_modes_far_from_the_origin_are_seen(modes, getkey):
     assert pf.fit(target, key=getkey(), progress=False).verdict.status == "doubtful"
 
 
-@pytest.mark.parametrize("density", [jnp.sum, lambda x: 0.0 * jnp.sum(x), lambda x: jnp.sum(x**2)])
+@pytest.mark.parametrize("density", fast([jnp.sum, lambda x: 0.0 * jnp.sum(x), lambda x: jnp.sum(x**2)], jnp.sum))
 def test_a_density_that_does_not_integrate_fails(density, getkey):
     verdict = pf.fit(pf.from_logdensity(density, jnp.zeros(2)), key=getkey(), progress=False).verdict
     assert verdict.status == "failed"
@@ -164,7 +167,7 @@ def test_too_few_steps_is_not_ok(getkey):
     assert any("converge" in reason for reason in posterior.verdict.reasons)
 
 
-@pytest.mark.parametrize("name", ["dog", "prodigy", "dadapt_adamw"])
+@pytest.mark.parametrize("name", fast(["dog", "prodigy", "dadapt_adamw"], "prodigy"))
 def test_learning_rate_free_optimisers(name, getkey):
     """The tuning-free optimisers of optax.contrib, as they come, in awkward units."""
     x = np.random.default_rng(0).normal(40.0, 1.0, 25)

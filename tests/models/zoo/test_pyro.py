@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import fast
 
 from pushforward.models import Target, zoo
 
@@ -32,7 +33,10 @@ def test_eight_programs_have_published_draws() -> None:
     assert NUM_TESTS == 108
 
 
-@pytest.mark.parametrize("name", zoo.pyro_names())
+FAST = ("eight_schools_noncentered", "german_credit", "gauss_mix", "kidiq")
+
+
+@pytest.mark.parametrize("name", fast(zoo.pyro_names(), *FAST))
 def test_log_density_and_gradient_equal_the_numpyro_program(name: str) -> None:
     """At 20 points, ten of them posterior draws: against torch directly, and against the compiled program."""
     target, compiled = cases.target(name), cases.pyro_target(name)
