@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from oracles import k_draws
+from scipy import special
 
 import pushforward as pf
 from pushforward.models import Target, guides
@@ -61,8 +63,6 @@ class GuideCase(NamedTuple):
     gaussian: bool = True
 
 
-GUIDES = {
-    "MeanField": GuideCase(lambda t: perturbed(pf.MeanField(t))),
 def flow_case(flow: Any) -> GuideCase:
     """Its layers drawn and moved off the identity, inside an affine map with correlations."""
 
@@ -132,9 +132,9 @@ OBJECTIVES = {
     "CUBO": (
         ObjectiveCase(pf.CUBO(2.0), _power(2.0), lambda log_w: -k_draws.power_mean(log_w, 2.0), _power(1.0)),
         ObjectiveCase(
-            pf.CUBO(2.0, exponential=True, offset=-1.0),
+            pf.CUBO(2.0, exponential=True, offset=0.5),
             _power(2.0),
-            lambda log_w: -np.exp(2.0 * (log_w + 1.0)).mean(-1),
+            lambda log_w: -np.exp(2.0 * (log_w - 0.5)).mean(-1),
             _power(1.0),
         ),
     ),
@@ -147,9 +147,13 @@ OBJECTIVES = {
 
 GAUSSIAN_GRADIENTS = {"Price": pf.Price(), "AffineControl": pf.AffineControl()}
 
-GAUSSIAN_GRADIENTS = {"Price": pf.Price(), "AffineControl": pf.AffineControl()}
-
-GRADIENTS = {**GAUSSIAN_GRADIENTS, "Reparam": pf.Reparam(), "Path": pf.Path()}
+GRADIENTS = {
+    **GAUSSIAN_GRADIENTS,
+    "Reparam": pf.Reparam(),
+    "Path": pf.Path(),
+    "Score": pf.Score(),
+    "Adaptive": pf.Adaptive(),
+}
 
 KERNELS = {
     "NUTS": lambda: pf.NUTS(dense_mass=True),
