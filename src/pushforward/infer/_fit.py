@@ -122,6 +122,7 @@ def fit(
             "same family to start from."
         )
     objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
+    objective.check(particles)
     choice = ""
     if isinstance(gradient, str) and gradient == "auto":
         gradient, choice = automatic_gradient(objective, target, bound_guide, particles)
