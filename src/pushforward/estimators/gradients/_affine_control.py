@@ -12,7 +12,7 @@ from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide, LowRank
 from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, estimate, split
-from ._gaussian import Draws, along, check_gaussian, gaussian_draws, half_log_det, inner_of, pull_back
+from ._gaussian import Draws, along, check_gaussian, gaussian_draws, inner_of, pull_back
 
 _LEAST = 4
 
@@ -71,7 +71,7 @@ class AffineControl(AbstractGradient):
             own = inner_of(guide)
             x = jax.vmap(lambda eps: own.layout.ravel(own.from_noise(eps)[0]))(draws.noise)
             mean = jnp.vdot(constant, own.loc) + jnp.vdot(linear, _columns(own))
-            return jnp.sum(rest * x) / num_particles + mean + half_log_det(own)
+            return jnp.sum(rest * x) / num_particles + mean + own.entropy()
 
         weights = log_p - draws.log_q
         model_slope = jax.tree.map(lambda g: g / num_particles, model_slope)

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide, AbstractLocationScale, FullRank, LowRank, MeanField, Whitened
-from ..objectives import ELBO, AbstractObjective
+from ..objectives import AbstractObjective
 from ._base import Parameters, join, particle_keys, split
+from ._quasi import is_mean
 
 _SIDE_BY_SIDE = 64
 """Hessian-vector products evaluated at once."""
@@ -40,7 +41,7 @@ def inner_of(guide: AbstractGuide) -> Any:
 
 def check_gaussian(name: str, objective: AbstractObjective, guide: AbstractGuide) -> None:
     """Refuse what is not the ELBO of a Gaussian."""
-    if not isinstance(objective, ELBO):
+    if not is_mean(objective):
         raise ValueError(
             f"{name} differentiates an expectation of log p under a Gaussian: expected pf.ELBO(), got "
             f"{type(objective).__name__}(), which is not linear in the log-weights. Use pf.Path()."
@@ -77,18 +78,6 @@ def along(function: Callable[[Array], Array], point: Array, directions: Float[Ar
         return jax.jvp(gradient, (point,), (direction,))[1]
 
     return jax.lax.map(product, directions, batch_size=_SIDE_BY_SIDE)
-
-
-def half_log_det(guide: AbstractGuide) -> Float[Array, ""]:
-    """Half the log-determinant of the covariance, in the guide's own coordinates: its entropy up to a constant."""
-    inner = inner_of(guide)
-    if isinstance(inner, MeanField):
-        return jnp.sum(inner.log_scale)
-    if isinstance(inner, FullRank):
-        return jnp.sum(jnp.diagonal(inner.raw))
-    scaled = inner.factor * jnp.exp(-inner.log_scale)[:, None]
-    capacitance = jnp.eye(scaled.shape[1], dtype=scaled.dtype) + scaled.T @ scaled
-    return jnp.sum(inner.log_scale) + jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(capacitance))))
 
 
 def pull_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -17,11 +18,11 @@ from ._base import (
     derivatives,
     estimate,
     join,
-    particle_keys,
     second_derivatives,
     split,
 )
 from ._data import forward_path_gradient
+from ._quasi import check_draws, particle_noise, resolve_draws
 
 
 class Path(AbstractGradient):
@@ -37,9 +38,20 @@ class Path(AbstractGradient):
     exceed that of `Reparam`. Cost: that of `Reparam` plus one gradient of log q per particle (flows carry it along with
     the draw), and a second backward pass when the model itself has learnable parameters.
 
+    Args:
+        draws: ``"random"``, or ``"sobol"``: scrambled Sobol points, randomised anew in every step, instead of
+            independent draws. Unbiased for the ELBO; for smooth log p in few dimensions the variance falls faster than
+            1/K. Best with a power of two as ``num_particles``.
+
     Reference: Roeder et al., Sticking the landing, arXiv:1703.09194, eq. 5; Tucker et al., Doubly reparameterized
-    gradient estimators, arXiv:1810.04152, eqs. 8 and 10; Bauer and Mnih, arXiv:2101.11046.
+    gradient estimators, arXiv:1810.04152, eqs. 8 and 10; Bauer and Mnih, arXiv:2101.11046;
+    Buchholz et al., Quasi-Monte Carlo variational inference, arXiv:1807.01604.
     """
+
+    draws: str = eqx.field(static=True)
+
+    def __init__(self, *, draws: str = "random") -> None:
+        self.draws = resolve_draws("Path", draws)
 
     def value_and_grad(
         self,
@@ -54,6 +66,7 @@ class Path(AbstractGradient):
         if objective.draws is not None:
             return forward_path_gradient(key, objective, target, guide, num_particles, batch)
         parameters, static = split(target, guide)
+        noise = particle_noise(self.draws, key, guide, num_particles)
 
         def weights_of(parameters: Parameters) -> Array:
             joined_target, joined_guide = join(parameters, target, static)
@@ -65,7 +78,7 @@ class Path(AbstractGradient):
                 moved = jax.tree.map(lambda f, z: jnp.vdot(f, z - jax.lax.stop_gradient(z)), force, position)
                 return log_p - (jax.lax.stop_gradient(log_q) + sum(jax.tree.leaves(moved)))
 
-            return jax.vmap(one)(particle_keys(key, num_particles))
+            return jax.vmap(one)(noise)
 
         weights, pull = jax.vjp(weights_of, parameters)
         first = derivatives(objective.guide_gain, weights)
@@ -77,6 +90,7 @@ class Path(AbstractGradient):
 
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""
+        check_draws("Path", self.draws, objective, target, guide)
         if not objective.smooth and num_particles > 1:
             raise ValueError(
                 f"Path() with {type(objective).__name__}: the derivative of this objective in a log-weight jumps (at a "

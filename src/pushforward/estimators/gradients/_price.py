@@ -12,7 +12,7 @@ from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide, MeanField
 from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, estimate, split
-from ._gaussian import along, check_gaussian, gaussian_draws, half_log_det, inner_of, pull_back
+from ._gaussian import along, check_gaussian, gaussian_draws, inner_of, pull_back
 
 
 class Price(AbstractGradient):
@@ -72,11 +72,11 @@ class Price(AbstractGradient):
 
         def surrogate(guide: AbstractGuide) -> Array:
             own = inner_of(guide)
-            if isinstance(own, MeanField):
+            if isinstance(own, MeanField) and own.log_scale is not None:
                 curved = jnp.vdot(jnp.diagonal(rows), jnp.exp(2 * own.log_scale))
             else:
                 curved = jnp.vdot(rows, own.covariance())
-            return jnp.vdot(slope, own.loc) + 0.5 * curved + half_log_det(own)
+            return jnp.vdot(slope, own.loc) + 0.5 * curved + own.entropy()
 
         model_slope = jax.tree.map(lambda g: g / num_particles, model_slope)
         weights = log_p - draws.log_q

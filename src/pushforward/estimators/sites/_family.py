@@ -35,7 +35,7 @@ def is_discrete(fn: Any) -> bool:
 def own_cdf(fn: Any) -> bool:
     """Whether the distribution underneath is univariate and has a distribution function of its own."""
     base = base_of(fn)
-    root = next(cls for cls in type(base).__mro__ if cls.__name__ == "Distribution")
+    root: Any = next(cls for cls in type(base).__mro__ if cls.__name__ == "Distribution")
     return base.event_dim == 0 and type(base).cdf is not root.cdf
 
 

@@ -62,6 +62,10 @@ class AbstractGuide(eqx.Module):
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
         """Normalised log-density of a position, in nats."""
 
+    def entropy(self) -> Float[Array, ""] | None:
+        """Entropy in nats, in closed form and differentiable in the parameters; None where the family has none."""
+        return None
+
     def sample_and_force(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""], Position]:
         """Draw one position with its log-density and force, the gradient of log q with respect to the position.
 

@@ -77,6 +77,10 @@ class FullRank(AbstractLocationScale):
         eps = self.to_noise(position)
         return jnp.sum(-0.5 * eps**2 - jnp.diagonal(self.raw) - 0.5 * LOG_2PI)
 
+    def entropy(self) -> Float[Array, ""]:
+        """See `AbstractGuide.entropy`."""
+        return jnp.sum(jnp.diagonal(bound(self, self.raw)) + 0.5 * (1.0 + LOG_2PI))
+
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, "..."]) -> FullRank:
         """See `AbstractLocationScale.affine`. ``scale`` may be a lower-triangular matrix."""
         matrix = jnp.diag(scale) if scale.ndim == 1 else scale

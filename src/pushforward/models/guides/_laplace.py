@@ -100,6 +100,10 @@ class Laplace(AbstractLocationScale):
         gaussian = from_cholesky(FullRank(target), loc, jnp.linalg.cholesky(covariance))
         return with_fields(self, gaussian=gaussian)
 
+    def entropy(self) -> Float[Array, ""] | None:
+        """See `AbstractGuide.entropy`; None before `finish`."""
+        return None if self.gaussian is None else self.gaussian.entropy()
+
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, " dim"]) -> Laplace:
         """See `AbstractLocationScale.affine`."""
         return with_fields(self, loc=shift + scale * self.loc)

@@ -85,13 +85,22 @@ class LowRank(AbstractLocationScale):
 
     def _log_prob_centred(self, centred: Float[Array, " dim"]) -> Float[Array, ""]:
         white = centred * jnp.exp(-self.log_scale)
-        scaled = self.factor * jnp.exp(-self.log_scale)[:, None]
-        capacitance = jnp.eye(scaled.shape[1], dtype=scaled.dtype) + scaled.T @ scaled
-        cholesky = jnp.linalg.cholesky(capacitance)
+        scaled, cholesky = self._capacitance()
         projected = jax.scipy.linalg.solve_triangular(cholesky, scaled.T @ white, lower=True)
         mahalanobis = jnp.sum(white**2) - jnp.sum(projected**2)
         half_log_det = jnp.sum(self.log_scale) + jnp.sum(jnp.log(jnp.diagonal(cholesky)))
         return -0.5 * mahalanobis - half_log_det - 0.5 * centred.size * LOG_2PI
+
+    def _capacitance(self) -> tuple[Float[Array, "dim rank"], Float[Array, "rank rank"]]:
+        """W in units of the diagonal scales, and the Cholesky factor of I + W'W."""
+        scaled = bound(self, self.factor) * jnp.exp(-self.log_scale)[:, None]
+        return scaled, jnp.linalg.cholesky(jnp.eye(scaled.shape[1], dtype=scaled.dtype) + scaled.T @ scaled)
+
+    def entropy(self) -> Float[Array, ""]:
+        """See `AbstractGuide.entropy`."""
+        _, cholesky = self._capacitance()
+        half_log_det = jnp.sum(self.log_scale) + jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+        return half_log_det + 0.5 * self.log_scale.size * (1.0 + LOG_2PI)
 
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, " dim"]) -> LowRank:
         """See `AbstractLocationScale.affine`."""

@@ -65,6 +65,10 @@ class MeanField(AbstractLocationScale):
         eps = self.to_noise(position)
         return jnp.sum(-0.5 * eps**2 - self.log_scale - 0.5 * LOG_2PI)
 
+    def entropy(self) -> Float[Array, ""]:
+        """See `AbstractGuide.entropy`."""
+        return jnp.sum(bound(self, self.log_scale) + 0.5 * (1.0 + LOG_2PI))
+
     def affine(self, shift: Float[Array, " dim"], scale: Float[Array, " dim"]) -> MeanField:
         """See `AbstractLocationScale.affine`."""
         return with_fields(self, loc=shift + scale * self.loc, log_scale=self.log_scale + jnp.log(scale))

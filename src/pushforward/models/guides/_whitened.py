@@ -80,6 +80,11 @@ class Whitened(AbstractGuide):
         """See `AbstractGuide.log_prob`."""
         return self.inner.log_prob(self._inwards(position), batch) - self._log_det()
 
+    def entropy(self) -> Float[Array, ""] | None:
+        """See `AbstractGuide.entropy`."""
+        inner = self.inner.entropy()
+        return None if inner is None else inner + self._log_det()
+
     def _outwards(self, white: Position) -> Position:
         shift, scale = jax.lax.stop_gradient((self.shift, self.scale))
         return self.layout.unravel(shift + multiply(scale, self.layout.ravel(white)))
