@@ -43,11 +43,16 @@ from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
 from .models import from_pyro as from_pyro
 from .models import register_lowering as register_lowering
+from .models.guides import IAF as IAF
 from .models.guides import Delta as Delta
 from .models.guides import FullRank as FullRank
 from .models.guides import Laplace as Laplace
 from .models.guides import LowRank as LowRank
 from .models.guides import MeanField as MeanField
+from .models.guides import Planar as Planar
+from .models.guides import Radial as Radial
+from .models.guides import RealNVP as RealNVP
+from .models.guides import SplineFlow as SplineFlow
 from .models.guides import program_guide as program_guide
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS

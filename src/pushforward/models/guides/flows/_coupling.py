@@ -71,6 +71,11 @@ class AbstractCoupling(AbstractBijection):
         return jnp.concatenate([moved, kept] if self.keeps_last else [kept, moved])
 
 
+def sides(dim: int) -> tuple[bool, ...]:
+    """Values of ``keeps_last`` with which every coordinate moves once."""
+    return (False, True) if dim > 1 else (False,)
+
+
 def coupling_sizes(dim: int, *, keeps_last: bool) -> tuple[int, int]:
     """Numbers of coordinates that decide and that move."""
     half = dim // 2

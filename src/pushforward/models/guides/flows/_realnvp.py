@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ..._target import Target
 from ..._types import Key
 from ._bijection import AbstractBijection, Chain, Shuffle, Stack
-from ._coupling import AbstractCoupling, coupling_sizes
+from ._coupling import AbstractCoupling, coupling_sizes, sides
 from ._flow import AbstractFlow
 from ._network import Network, bounded
 from ._settings import check_network
@@ -86,9 +86,10 @@ class RealNVP(AbstractFlow):
         sizes = (self.hidden,) * self.depth
 
         def layer(key: Key) -> AbstractBijection:
-            key_first, key_second = jax.random.split(key)
-            first = AffineCoupling.of(key_first, dim, sizes, dtype, keeps_last=False)
-            second = AffineCoupling.of(key_second, dim, sizes, dtype, keeps_last=True)
-            return Chain((first, second, Shuffle()))
+            halves = [
+                AffineCoupling.of(jax.random.fold_in(key, i), dim, sizes, dtype, keeps_last=keeps_last)
+                for i, keeps_last in enumerate(sides(dim))
+            ]
+            return Chain((*halves, Shuffle()))
 
         return Stack.of(key, layer, self.num_layers, checkpoint=self.checkpoint)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ..._target import Target
 from ..._types import Key
 from ._bijection import AbstractBijection, Chain, Shuffle, Stack
-from ._coupling import AbstractCoupling, coupling_sizes
+from ._coupling import AbstractCoupling, coupling_sizes, sides
 from ._flow import AbstractFlow
 from ._network import Network, bounded
 from ._rational_quadratic import Knots, inverse_spline, knots, num_raw, spline
@@ -108,8 +108,10 @@ class SplineFlow(AbstractFlow):
 
         def layer(key: Key) -> AbstractBijection:
             halves = [
-                SplineCoupling.of(each, dim, sizes, self.num_bins, self.bound, dtype, keeps_last=keeps_last)
-                for each, keeps_last in zip(jax.random.split(key), (False, True), strict=True)
+                SplineCoupling.of(
+                    jax.random.fold_in(key, i), dim, sizes, self.num_bins, self.bound, dtype, keeps_last=keeps_last
+                )
+                for i, keeps_last in enumerate(sides(dim))
             ]
             return Chain((*halves, Shuffle()))
 
