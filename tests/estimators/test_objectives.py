@@ -269,6 +269,24 @@ def test_one_draw_is_accepted_where_it_makes_sense():
         objective.check(1)
 
 
+def test_default_draws_keep_an_upper_bound_from_collapsing():
+    """With 8 draws the chi-square bound of this three-dimensional Gaussian is smallest for a guide of no width."""
+    target = registry.gaussian_target()
+    posterior = gaussian_bounds.gaussian(registry.MEAN, registry.COVARIANCE)
+    for objective in (pf.CUBO(2.0), pf.CUBO(2.0, exponential=True, offset=1.5)):
+        fitted = pf.fit(
+            target,
+            pf.MeanField(),
+            objective=objective,
+            num_restarts=1,
+            num_steps=500,
+            key=jax.random.key(0),
+            progress=False,
+        ).guide
+        found = gaussian_bounds.gaussian(fitted.loc, fitted.covariance())
+        assert gaussian_bounds.cubo(found, posterior, 0.0, 2.0) < 0.25, fitted
+
+
 def test_path_refuses_objectives_whose_slope_jumps():
     target = registry.gaussian_target()
     guide = pf.MeanField(target)

@@ -78,8 +78,8 @@ def fit(
         optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule
             is left alone. It acts in whitened coordinates for location-scale guides.
         num_steps: at most this many gradient steps.
-        num_particles: draws of the guide per step and restart; default 8, down to 2 where the data has more than a
-            hundred thousand numbers per evaluation, and 1 for point masses.
+        num_particles: draws of the guide per step and restart; default what suits the objective (8 for the ELBO), down
+            to a quarter where the data has more than a hundred thousand numbers per evaluation, and 1 for point masses.
         num_restarts: starting points optimised side by side; their disagreement reveals missed modes.
         num_draws: draws kept in the result; quasi-random for Gaussian guides, where a power of two is best.
         stop_early: stop a restart when its loss no longer improves; False runs all ``num_steps``.
@@ -110,8 +110,9 @@ def fit(
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
+    objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
     particles = (
-        default_particles(target, bound_guide)
+        default_particles(target, bound_guide, objective)
         if num_particles is None
         else check_count("num_particles", num_particles, 1)
     )
@@ -121,7 +122,6 @@ def fit(
             f"init is a {type(start_from).__name__}, but the guide is a {type(bound_guide).__name__}: expected the "
             "same family to start from."
         )
-    objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
     objective.check(particles)
     choice = ""
     if isinstance(gradient, str) and gradient == "auto":

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..estimators import AbstractGradient, Parameters
+from ..estimators import AbstractGradient, AbstractObjective, Parameters
 from ..estimators.gradients import particle_keys
 from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key
 from ..models.guides import AbstractGuide, AbstractLocationScale, FullRank, MeanField, ProgramGuide, Whitened
-from ..samplers._warm_start import DENSE_LIMIT, Starts, distinct, newton_starts
+from ..samplers._warm_start import DENSE_LIMIT, Starts, distinct, newton_starts, num_elements
 
 DEFAULT_FULL_RANK_LIMIT = 64
 _NUM_STARTS = 16
@@ -50,18 +50,14 @@ def resolve_guide(guide: Any, target: Target) -> AbstractGuide:
     return guide.bind(target)
 
 
-def default_particles(target: Target, guide: AbstractGuide) -> int:
-    """Draws per step: 8, or fewer where one evaluation reads so much data that noise is cheaper than draws."""
+def default_particles(target: Target, guide: AbstractGuide, objective: AbstractObjective) -> int:
+    """Draws per step that suit the objective, fewer where one evaluation reads so much data that noise is cheaper."""
     if guide.point:
         return 1
     share = min((p.subsample_size / p.size for p in target.program.plates if p.subsample_size is not None), default=1.0)
     numbers = share * num_elements(target)
-    return 8 if numbers <= _LARGE else 4 if numbers <= 4 * _LARGE else 2
-
-
-def num_elements(target: Target) -> int:
-    """Numbers that one evaluation on all data reads."""
-    return max(1, sum(int(x.size) for x in jax.tree.leaves(target)))
+    wanted = objective.default_particles
+    return wanted if numbers <= _LARGE else wanted // 2 if numbers <= 4 * _LARGE else wanted // 4
 
 
 def starting_guides(

@@ -33,6 +33,11 @@ class AbstractObjective(eqx.Module):
         return False
 
     @property
+    def default_particles(self) -> int:
+        """Draws per step that suit the objective, where the user asks for no number."""
+        return 8
+
+    @property
     def smooth(self) -> bool:
         """Whether the first derivatives of F are continuous, which the path gradient takes for granted.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import check_logarithm, log_power_mean
+from ._power import UPPER_BOUND_PARTICLES, check_logarithm, log_power_mean
 
 
 class CUBO(AbstractObjective):
@@ -55,6 +55,11 @@ class CUBO(AbstractObjective):
     def upper(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def default_particles(self) -> int:
+        """Hundreds: with few, the smallest value is that of a guide that has shrunk to a point."""
+        return 8 if self.exponential else UPPER_BOUND_PARTICLES
 
     def check(self, num_particles: int) -> None:
         """See `AbstractObjective.check`."""

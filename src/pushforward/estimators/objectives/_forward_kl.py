@@ -53,6 +53,11 @@ class ForwardKL(AbstractObjective):
         """Log of the mean weight."""
         return self(log_weights)
 
+    @property
+    def default_particles(self) -> int:
+        """More than for a bound: the bias of self-normalised weights is O(1/K)."""
+        return 64
+
     def check(self, num_particles: int) -> None:
         """See `AbstractObjective.check`."""
         if num_particles < 2 and self.draws is None:

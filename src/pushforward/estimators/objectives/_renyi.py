@@ -8,7 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import check_logarithm, log_power_mean
+from ._power import UPPER_BOUND_PARTICLES, check_logarithm, log_power_mean
 
 
 class Renyi(AbstractObjective):
@@ -51,6 +51,11 @@ class Renyi(AbstractObjective):
     def smooth(self) -> bool:
         """All but the limits, which are a minimum and a maximum."""
         return not math.isinf(self.alpha)
+
+    @property
+    def default_particles(self) -> int:
+        """Hundreds for an upper bound, whose smallest value with few is that of a guide that has shrunk."""
+        return UPPER_BOUND_PARTICLES if self.upper else 8
 
     def check(self, num_particles: int) -> None:
         """See `AbstractObjective.check`."""

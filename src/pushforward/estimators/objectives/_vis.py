@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from ._base import AbstractObjective
-from ._power import check_logarithm, log_power_mean
+from ._power import UPPER_BOUND_PARTICLES, check_logarithm, log_power_mean
 
 
 class VIS(AbstractObjective):
@@ -23,6 +23,11 @@ class VIS(AbstractObjective):
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Log of the mean weight: a lower bound on log p(data)."""
         return log_power_mean(log_weights, 1.0)
+
+    @property
+    def default_particles(self) -> int:
+        """Hundreds: with few, the smallest value is that of a guide that has shrunk to a point."""
+        return UPPER_BOUND_PARTICLES
 
     def check(self, num_particles: int) -> None:
         """See `AbstractObjective.check`."""
