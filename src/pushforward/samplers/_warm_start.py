@@ -81,6 +81,16 @@ def newton_starts(
     return _climb(target, layout, positions, eps, batch, jacobian, mode)
 
 
+def num_elements(target: Target) -> int:
+    """Numbers that one evaluation on all data reads."""
+    return max(1, sum(int(x.size) for x in jax.tree.leaves(target)))
+
+
+def evaluation_block(target: Target) -> int:
+    """Points to evaluate at once: a vmapped density holds its data once per point, which must not outgrow the cache."""
+    return int(min(256, max(1, _BLOCK_ELEMENTS // num_elements(target))))
+
+
 @functools.partial(jax.jit, static_argnames=("layout", "jacobian", "mode"))
 def _climb(
     target: Target,
@@ -104,8 +114,7 @@ def _climb(
         size = jnp.maximum(size, 1e-8 * jnp.max(size) + jnp.finfo(x.dtype).tiny)
         return density(x), jax.grad(density)(x), size, vectors
 
-    # A vmapped density holds its data once per point: points go through in blocks that stay small beside the cache.
-    block = max(1, _BLOCK_ELEMENTS // max(1, sum(int(x.size) for x in jax.tree.leaves(target))))
+    block = evaluation_block(target)
 
     def densities(points: Array) -> Array:
         return jax.lax.map(density, points, batch_size=min(block, len(points)))
