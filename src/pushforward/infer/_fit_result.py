@@ -18,11 +18,11 @@ from ..models._types import Key
 from ..models.guides import AbstractGuide, AbstractLocationScale, Whitened
 from ..samplers import Variational
 from ..samplers._variational import VariationalState, converged
+from ..samplers._warm_start import evaluation_block, num_elements
 from ..samplers.engine import NonFiniteError, RunResult, step_keys
 from ._build import build_posterior
 from ._execution import Execution
 from ._posterior import Posterior
-from ._starts import num_elements
 
 _SELECTION_DRAWS = 1000
 _WEIGHT_DRAWS = 2**14
@@ -64,11 +64,10 @@ def fitted_posterior(
     positions, log_p, log_q = draw_guide(target, guide, key_draws, num_draws if guide.has_density else 1)
     layout = Layout.of(target.example)
     weights = {}
-    if guide.has_density:
+    num_weights = _num_weights(target, num_draws)
+    if guide.has_density and num_weights > num_draws:
         # k-hat is about tails: it gets more draws than are kept.
-        _, weighted_log_p, weighted_log_q = draw_guide(
-            target, guide, key_weights, _num_weights(target, num_draws), keep=False
-        )
+        _, weighted_log_p, weighted_log_q = draw_guide(target, guide, key_weights, num_weights, keep=False)
         weights = {"log_weights": (("weight_draw",), np.asarray(weighted_log_p - weighted_log_q))}
     failed = np.asarray(state.failed_step)
     optimization = {
@@ -107,7 +106,7 @@ def _num_weights(target: Target, num_draws: int) -> int:
 def draw_guide(
     target: Target, guide: AbstractGuide, key: Key, num_draws: int, *, keep: bool = True
 ) -> tuple[Any, Array, Array]:
-    """Draws of a guide with log p and log q of each, evaluated in blocks of 256; ``keep=False`` drops the positions.
+    """Draws of a guide with log p and log q of each, evaluated in blocks; ``keep=False`` drops the positions.
 
     Location-scale guides push a scrambled Sobol sequence, so that means and standard deviations of the draws have far
     less Monte Carlo error than independent draws (whose standard errors, as reported, are then upper bounds). Other
@@ -136,7 +135,7 @@ def _push_many(target: Target, guide: AbstractLocationScale, noise: Array, keep:
         position, log_q = guide.from_noise(eps.astype(guide.layout.dtype))
         return position if keep else None, target.logdensity(position), log_q
 
-    return jax.lax.map(one, noise, batch_size=min(len(noise), 256))
+    return jax.lax.map(one, noise, batch_size=min(len(noise), evaluation_block(target)))
 
 
 @functools.partial(jax.jit, static_argnames="keep")
@@ -145,7 +144,7 @@ def _draw_many(target: Target, guide: AbstractGuide, keys: Key, keep: bool) -> t
         position, log_q = guide.sample_and_log_prob(key)
         return position if keep else None, target.logdensity(position), log_q
 
-    return jax.lax.map(one, keys, batch_size=min(len(keys), 256))
+    return jax.lax.map(one, keys, batch_size=min(len(keys), evaluation_block(target)))
 
 
 @jax.jit
@@ -172,17 +171,19 @@ def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -
         position, log_q = guide.sample_and_log_prob(key)
         return layout.ravel(position), target.logdensity(position, jacobian=guide.jacobian) - log_q
 
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(_SELECTION_DRAWS))
-    draws, weights = jax.lax.map(one, keys, batch_size=250)
+    # A thousand draws, fewer where the data is so large that choosing would cost more than the fit.
+    num_draws = max(128, min(_SELECTION_DRAWS, 2**28 // num_elements(target)))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_draws))
+    draws, weights = jax.lax.map(one, keys, batch_size=min(250, evaluation_block(target)))
     sd = jnp.std(draws, 0)
     if isinstance(guide, Whitened) and guide.point:
         # A point mass has no spread; restarts are compared in units of the local curvature.
         sd = guide.scale if guide.scale.ndim == 1 else jnp.sqrt(jnp.sum(guide.scale**2, -1))
     # The objective sees as many log-weights at a time as it did while it was optimised.
-    count = min(kernel.num_particles, _SELECTION_DRAWS)
+    count = min(kernel.num_particles, num_draws)
     groups = weights[: len(weights) // count * count].reshape(-1, count)
     score = -jnp.mean(jax.vmap(kernel.objective.guide_loss)(groups))
-    return _Judged(score, jnp.mean(weights), jnp.std(weights) / _SELECTION_DRAWS**0.5, jnp.mean(draws, 0), sd)
+    return _Judged(score, jnp.mean(weights), jnp.std(weights) / num_draws**0.5, jnp.mean(draws, 0), sd)
 
 
 def explain_failure(kernel: Variational, error: NonFiniteError, key: Key) -> NonFiniteError:
