@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from ._host import Host
@@ -83,8 +82,3 @@ class CallbackRun:
 
         density.defvjp(forward, backward)
         return density(moving, fixed)
-
-
-def to_numpy(value: Any) -> np.ndarray[Any, Any]:
-    """A writable copy that torch may own."""
-    return np.array(value)

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import torch
 
-from ._callback import to_numpy
 from ._compile import compile_model
 from ._host import Host
 from ._simulate import as_torch
@@ -56,7 +55,7 @@ class TorchSide:
         inputs = self._example(minibatch)
         for key, value in given.items():
             if key in inputs:
-                inputs[key] = torch.from_numpy(to_numpy(value)).to(inputs[key].dtype)
+                inputs[key] = torch.from_numpy(np.array(value)).to(inputs[key].dtype)
         return inputs
 
     def value(
@@ -80,7 +79,7 @@ class TorchSide:
             }
             found = self._run(leaves)
             outputs = [
-                (found[k], torch.from_numpy(to_numpy(c)).to(found[k].dtype))
+                (found[k], torch.from_numpy(np.array(c)).to(found[k].dtype))
                 for k, c in cotangents.items()
                 if found[k].requires_grad
             ]
@@ -107,7 +106,7 @@ class _held:  # noqa: N801  (used like a function)
 
     def __enter__(self) -> dict[str, Any]:
         for raw, _, value in self.writes:
-            raw.data = torch.from_numpy(to_numpy(value)).to(raw.dtype)
+            raw.data = torch.from_numpy(np.array(value)).to(raw.dtype)
         return self.rest
 
     def __exit__(self, *_: object) -> None:
