@@ -53,6 +53,7 @@ from .models.guides import Planar as Planar
 from .models.guides import Radial as Radial
 from .models.guides import RealNVP as RealNVP
 from .models.guides import SplineFlow as SplineFlow
+from .models.guides import flow_guide as flow_guide
 from .models.guides import program_guide as program_guide
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS

@@ -211,6 +211,33 @@ def test_fit_trains_a_flow(getkey):
     assert np.max(posterior.data.optimization.restart_elbo.values) > -0.1
 
 
+def test_flowjax_flow_as_guide(getkey):
+    flowjax = pytest.importorskip("flowjax.flows")
+    from flowjax.distributions import Normal, StudentT
+
+    def build(key, dim):
+        return flowjax.coupling_flow(key, base_dist=Normal(jnp.full(dim, 0.5)), flow_layers=2, nn_width=8)
+
+    target = registry.gaussian_target()
+    guide = pf.flow_guide(build).bind(target)
+    drawn = [guide.fresh(jax.random.key(seed)) for seed in (1, 2)]
+    # Restarts are stacked, so they must agree in all but arrays.
+    assert jax.tree.structure(drawn[0]) == jax.tree.structure(drawn[1])
+
+    @jax.jit
+    def both(guide, key):
+        position, log_q, force = guide.sample_and_force(key)
+        return position, log_q, force, AbstractGuide.sample_and_force(guide, key)
+
+    position, log_q, force, two_pass = both(drawn[0], getkey())
+    assert_allclose(log_q, build(jax.random.key(1), 3).log_prob(guide.layout.ravel(position)), rtol=1e-10)
+    assert relative_gap((position, log_q, force), two_pass) < 1e-10
+    with pytest.raises(ValueError, match="expected flowjax's Normal"):
+        pf.flow_guide(lambda key, dim: flowjax.coupling_flow(key, base_dist=StudentT(jnp.full(dim, 5.0)))).bind(
+            target
+        ).fresh(getkey())
+
+
 def test_layers_come_from_a_key(getkey):
     target = registry.gaussian_target()
     guide = pf.RealNVP(target)

@@ -16,3 +16,4 @@ from .flows import Planar as Planar
 from .flows import Radial as Radial
 from .flows import RealNVP as RealNVP
 from .flows import SplineFlow as SplineFlow
+from .flows import flow_guide as flow_guide

@@ -7,6 +7,9 @@ from ._bijection import Shuffle as Shuffle
 from ._bijection import Stack as Stack
 from ._coupling import AbstractCoupling as AbstractCoupling
 from ._flow import AbstractFlow as AbstractFlow
+from ._flowjax import FlowjaxBijection as FlowjaxBijection
+from ._flowjax import FlowjaxGuide as FlowjaxGuide
+from ._flowjax import flow_guide as flow_guide
 from ._iaf import IAF as IAF
 from ._iaf import MaskedAffine as MaskedAffine
 from ._planar import Planar as Planar
