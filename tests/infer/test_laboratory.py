@@ -267,7 +267,7 @@ def test_bad_input(changes, message):
 @pytest.mark.slow
 def test_signal_to_noise_falls_with_reparam_and_rises_with_path():
     """IWELBO over K = 1..1024: log-log slopes of the signal-to-noise ratio are -1/2 and +1/2 (arXiv:1802.04537)."""
-    dim, particles = 4, (1, 4, 16, 64, 256, 1024)
+    dim, particles = 4, (1, 8, 64, 1024)
     target = pf.from_logdensity(lambda x: -0.5 * x @ x, jnp.zeros(dim))
     guide = pf.MeanField(target, init_scale=1.0).affine(jnp.full((dim,), 0.2), jnp.full((dim,), 1.1))
     measured = pf.compare_estimators(
@@ -276,7 +276,7 @@ def test_signal_to_noise_falls_with_reparam_and_rises_with_path():
         {"reparam": pf.Reparam(), "path": pf.Path()},
         objective=pf.IWELBO(),
         num_particles=particles,
-        num_repeats=2000,
+        num_repeats=600,
         key=jax.random.key(4),
     )
     assert not measured.biased

@@ -132,6 +132,11 @@ class Adaptive(AbstractGradient):
 
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`: both gradients that it mixes must apply."""
+        if objective.draws is not None:
+            raise ValueError(
+                "Adaptive() mixes gradients at draws of the guide, and this objective brings its own draws of the "
+                "posterior: expected pf.Path() or pf.Reparam()."
+            )
         Path().check(objective, target, guide, num_particles)
         Reparam().check(objective, target, guide, num_particles)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _SMALL = 0.1
+_FEW = 32
 UPPER_BOUND_PARTICLES = 256
 """Draws per step for the logarithm of an upper bound: at 8 it collapses on a Gaussian in three dimensions."""
 
@@ -53,19 +54,23 @@ def power_mean_slope(log_weights: Float[Array, " k"], power: float) -> tuple[Flo
 def power_mean_without(log_weights: Float[Array, " k"], power: float) -> Float[Array, " k"]:
     """`log_power_mean` with each log-weight in turn replaced by the mean of the others, in O(K).
 
-    Sums from the left and from the right give the others' total without subtracting what may be nearly all of it.
+    The others' total is the whole total less one term, except for the largest term, which may be nearly all of it and
+    is left out of a sum of its own.
     """
     count = log_weights.shape[0]
     others = (jnp.sum(log_weights) - log_weights) / (count - 1)
-    if abs(power) < _SMALL:
-        # Nearly the mean: rare enough to take the plain way, whose expansion loses no digits.
+    if abs(power) < _SMALL or count <= _FEW:
+        # Few numbers cost less in one K x K operation; nearly the mean, the expansion loses no digits.
         swapped = jnp.where(jnp.eye(count, dtype=bool), others[:, None], log_weights)
         return others if power == 0.0 else jax.vmap(lambda w: log_power_mean(w, power))(swapped)
-    scaled = power * log_weights
-    nothing = jnp.full((1,), -jnp.inf, scaled.dtype)
-    before = jnp.concatenate([nothing, jax.lax.cumlogsumexp(scaled)[:-1]])
-    after = jnp.concatenate([jax.lax.cumlogsumexp(scaled, reverse=True)[1:], nothing])
-    total = jnp.logaddexp(jnp.logaddexp(before, after), power * others)
+    scaled, swapped_in = power * log_weights, power * others
+    top = jnp.arange(count) == jnp.argmax(scaled)
+    largest = jnp.max(scaled)
+    terms = jnp.exp(scaled - largest)
+    rest = jnp.where(top, 1.0, jnp.sum(terms) - terms) + jnp.exp(swapped_in - largest)
+    second = jnp.max(jnp.where(top, -jnp.inf, scaled))
+    without_top = jnp.sum(jnp.where(top, jnp.exp(swapped_in - second), jnp.exp(scaled - second)))
+    total = jnp.where(top, second + jnp.log(without_top), largest + jnp.log(rest))
     return (total - math.log(count)) / power
 
 

@@ -67,6 +67,13 @@ class FullRank(AbstractLocationScale):
         z = bound(self, self.loc) + self.cholesky() @ eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - jnp.diagonal(self.raw) - 0.5 * LOG_2PI)
 
+    def sample_and_force(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""], Position]:
+        """See `AbstractGuide.sample_and_force`: one triangular solve of the noise."""
+        eps = self.noise(key)
+        position, log_q = self.from_noise(eps)
+        force = jax.lax.stop_gradient(-solve_triangular(self.cholesky(), eps, trans=1, lower=True))
+        return position, log_q, self.layout.unravel(force)
+
     def to_noise(self, position: Position) -> Float[Array, " noise"]:
         """See `AbstractLocationScale.to_noise`."""
         centred = self.layout.ravel(position) - bound(self, self.loc)

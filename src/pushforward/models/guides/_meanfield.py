@@ -56,6 +56,13 @@ class MeanField(AbstractLocationScale):
         z = bound(self, self.loc) + jnp.exp(self.log_scale) * eps
         return self.layout.unravel(z), jnp.sum(-0.5 * eps**2 - self.log_scale - 0.5 * LOG_2PI)
 
+    def sample_and_force(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""], Position]:
+        """See `AbstractGuide.sample_and_force`: minus the noise over the scale."""
+        eps = self.noise(key)
+        position, log_q = self.from_noise(eps)
+        force = jax.lax.stop_gradient(-eps * jnp.exp(-bound(self, self.log_scale)))
+        return position, log_q, self.layout.unravel(force)
+
     def to_noise(self, position: Position) -> Float[Array, " noise"]:
         """See `AbstractLocationScale.to_noise`."""
         return (self.layout.ravel(position) - bound(self, self.loc)) * jnp.exp(-self.log_scale)
