@@ -15,9 +15,12 @@ from .estimators import VIS as VIS
 from .estimators import Adaptive as Adaptive
 from .estimators import AffineControl as AffineControl
 from .estimators import ForwardKL as ForwardKL
+from .estimators import Implicit as Implicit
 from .estimators import LearnedBaseline as LearnedBaseline
 from .estimators import Path as Path
 from .estimators import Price as Price
+from .estimators import Rejection as Rejection
+from .estimators import Relax as Relax
 from .estimators import Renyi as Renyi
 from .estimators import Reparam as Reparam
 from .estimators import Score as Score

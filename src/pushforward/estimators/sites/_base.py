@@ -28,6 +28,8 @@ class AbstractSiteStrategy(eqx.Module):
     pathwise: ClassVar[bool] = False
     """Whether `draw` is differentiable in the distribution's parameters, so that the gradient of the objective through
     the value is (part of) the answer and is kept."""
+    bias: ClassVar[str] = ""
+    """Why the gradient is biased; empty where it is not."""
 
     @abc.abstractmethod
     def draw(self, key: Key, fn: Any) -> Array:
@@ -49,6 +51,17 @@ class AbstractSiteStrategy(eqx.Module):
         Returns:
             A scalar. Only its gradient counts, not its value.
         """
+
+    def steps(self, key: Key, fn: Any, value: Array, outcome: Outcome, current: Array) -> AbstractSiteStrategy | None:
+        """What to subtract from the strategy's own inexact leaves: numbers that it learns, such as a temperature.
+
+        Called like `surrogate`, with constants. The mean over particles of what is returned belongs at the strategy's
+        place among the estimator's own steps (`Parameters.estimator`); the gradient is unbiased without it.
+
+        Returns:
+            Finished steps, shaped like the strategy; None if it learns nothing.
+        """
+        return None
 
     def check(self, name: str, fn: Any) -> None:
         """Refuse a distribution that the strategy cannot differentiate.
