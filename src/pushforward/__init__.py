@@ -14,9 +14,11 @@ from .estimators import TVO as TVO
 from .estimators import VIS as VIS
 from .estimators import Adaptive as Adaptive
 from .estimators import AffineControl as AffineControl
+from .estimators import Enumerate as Enumerate
 from .estimators import ForwardKL as ForwardKL
 from .estimators import Implicit as Implicit
 from .estimators import LearnedBaseline as LearnedBaseline
+from .estimators import MeasureValued as MeasureValued
 from .estimators import Path as Path
 from .estimators import Price as Price
 from .estimators import Rejection as Rejection
@@ -45,6 +47,7 @@ from .models import enable_x64 as enable_x64
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
 from .models import from_pyro as from_pyro
+from .models import marginal as marginal
 from .models import register_lowering as register_lowering
 from .models.guides import IAF as IAF
 from .models.guides import Delta as Delta

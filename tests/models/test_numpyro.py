@@ -319,7 +319,7 @@ def integer_parameter(y):
         (lambda: pf.from_numpyro(hierarchical, jnp.ones((5, 4)), jnp.ones((1, 4))), "shorter than its plate"),
         (lambda: pf.from_numpyro(hierarchical, jnp.full((5, 4), jnp.inf), jnp.ones((5, 4))), "contain NaN or infinity"),
         (lambda: pf.from_numpyro(value_branch, jnp.ones(3)), "uses the value of a latent site in Python"),
-        (lambda: pf.from_numpyro(discrete, jnp.ones(3)), "Site 'k' .*discrete latent"),
+        (lambda: pf.MeanField(pf.from_numpyro(discrete, jnp.ones(3))), "Site 'k' .*discrete latent"),
         (lambda: pf.from_numpyro(random_inside, jnp.ones(3)), "Randomness inside the log density"),
         (
             lambda: pf.from_numpyro(labels, jnp.array([0, 1, 2])),

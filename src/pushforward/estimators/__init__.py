@@ -19,6 +19,8 @@ from .objectives import AbstractObjective as AbstractObjective
 from .objectives import ForwardKL as ForwardKL
 from .objectives import Renyi as Renyi
 from .objectives import objective as objective
+from .sites import Enumerate as Enumerate
 from .sites import Implicit as Implicit
+from .sites import MeasureValued as MeasureValued
 from .sites import Rejection as Rejection
 from .sites import Relax as Relax

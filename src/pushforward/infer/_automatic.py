@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..estimators import AbstractGradient, AbstractObjective, Path, Reparam
+from ..estimators import AbstractGradient, AbstractObjective, Path, Reparam, gradients
 from ..estimators.gradients import Adaptive, Score
 from ..models import Target
 from ..models.guides import AbstractGuide
@@ -18,22 +18,17 @@ if TYPE_CHECKING:
     from ._posterior import Posterior
 
 
-def resolve_gradient(gradient: Any, name: str = "gradient") -> AbstractGradient:
-    """An estimator from itself, its class, or ``"auto"``.
+def resolve_gradient(
+    gradient: Any, guide: AbstractGuide, objective: AbstractObjective, name: str = "gradient"
+) -> AbstractGradient:
+    """An estimator for a guide from itself, its class, strategies per site, or ``"auto"``.
 
     Raises:
         ValueError: if it is none of these.
     """
-    if isinstance(gradient, type) and issubclass(gradient, AbstractGradient):
-        gradient = gradient()
     if isinstance(gradient, str) and gradient == "auto":
         return Adaptive()
-    if not isinstance(gradient, AbstractGradient):
-        raise ValueError(
-            f"{name}={gradient!r}: expected a gradient estimator such as pf.Path() or pf.Reparam(), or 'auto', which "
-            "measures on the way which of them is less noisy."
-        )
-    return gradient
+    return gradients.resolve_gradient(gradient, guide, objective, name)
 
 
 def applicable(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import jax
 import optax
 
-from ..estimators import ELBO, AbstractGradient, AbstractObjective, Path
+from ..estimators import ELBO, AbstractGradient, AbstractObjective
+from ..estimators.gradients import resolve_gradient
+from ..estimators.sites import AbstractSiteStrategy
 from ..models import Target
 from ..models._types import Key
 from ..models.guides import AbstractGuide
@@ -47,7 +50,7 @@ def fit(
     guide: AbstractGuide | type[AbstractGuide] | None = None,
     *,
     objective: AbstractObjective | None = None,
-    gradient: AbstractGradient | Literal["auto"] | None = None,
+    gradient: AbstractGradient | AbstractSiteStrategy | Mapping[str, Any] | Literal["auto"] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 20_000,
     num_particles: int | None = None,
@@ -73,8 +76,10 @@ def fit(
         guide: variational family, bound or not, or its class. None takes `FullRank` up to 64 dimensions, else
             `MeanField`.
         objective: what is optimised; default `ELBO()`.
-        gradient: how it is differentiated; default `Path()`. ``"auto"`` mixes `Path` and `Reparam` by the variances
-            measured along the way (`Adaptive`), or takes what applies; ``.verdict`` says what and why.
+        gradient: how it is differentiated; default `Path()`. For a program guide also a strategy per random site,
+            ``{"z": pf.MeasureValued(), "w": pf.Path()}`` (sites that are not named take `Path`). ``"auto"`` mixes
+            `Path` and `Reparam` by the variances measured along the way (`Adaptive`), or takes what applies;
+            ``.verdict`` says what and why.
         optimizer: any optax transformation, the learning-rate-free ones of ``optax.contrib`` included; its own schedule
             is left alone. It acts in whitened coordinates for location-scale guides.
         num_steps: at most this many gradient steps.
@@ -126,9 +131,7 @@ def fit(
     choice = ""
     if isinstance(gradient, str) and gradient == "auto":
         gradient, choice = automatic_gradient(objective, target, bound_guide, particles)
-    estimator: AbstractGradient = _checked(
-        gradient, Path(), AbstractGradient, "gradient", "pf.Path(), pf.Reparam() or 'auto'"
-    )
+    estimator = resolve_gradient(gradient, bound_guide, objective)
     estimator.check(objective, target, bound_guide, particles)
     transformation = _check_optimizer(optimizer, bound_guide)
     if checkpoint is not None:

@@ -62,7 +62,7 @@ def fitted_posterior(
     guide = guide.unwhiten() if isinstance(guide, Whitened) else guide
     guide = guide.finish(target)
     positions, log_p, log_q = draw_guide(target, guide, key_draws, num_draws if guide.has_density else 1)
-    layout = Layout.of(target.example)
+    layout = Layout.of(target.template)
     weights = {}
     num_weights = _num_weights(target, num_draws)
     if guide.has_density and num_weights > num_draws:
@@ -165,7 +165,7 @@ def _choose(kernel: Variational, state: VariationalState, key: Key) -> tuple[_Ju
 
 def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -> _Judged:
     target, guide = kernel.joined(parameters, frozen)
-    layout = Layout.of(target.example)
+    layout = Layout.of(target.template)
 
     def one(key: Key) -> tuple[Array, Array]:
         position, log_q = guide.sample_and_log_prob(key)

@@ -86,11 +86,11 @@ def compare_estimators(
     if not isinstance(objective, AbstractObjective):
         raise ValueError(f"objective={objective!r}: expected an objective such as pf.ELBO() or pf.IWELBO().")
     counts = _counts(num_particles)
-    gradients = _resolved(estimators)
     key_params, key_places, key_measure, key_reference = jax.random.split(key, 4)
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     places = resolve_places(key_places, target, guide, at, objective)
+    gradients = _resolved(estimators, places[0].guide, objective)
     for name, gradient in gradients.items():
         for count in counts:
             _check(name, gradient, objective, target, places[0].guide, count)
@@ -124,13 +124,15 @@ def _counts(num_particles: int | Sequence[int]) -> list[int]:
     return [check_count("num_particles", count, 1) for count in listed]
 
 
-def _resolved(estimators: Mapping[str, Any]) -> dict[str, AbstractGradient]:
+def _resolved(
+    estimators: Mapping[str, Any], guide: AbstractGuide, objective: AbstractObjective
+) -> dict[str, AbstractGradient]:
     if not isinstance(estimators, Mapping) or not estimators:
         raise ValueError(
             f"estimators={estimators!r}: expected a dict of names and gradients, e.g. {{'path': pf.Path(), 'reparam': "
             "pf.Reparam()}."
         )
-    return {str(name): resolve_gradient(gradient, f"estimators[{name!r}]") for name, gradient in estimators.items()}
+    return {str(k): resolve_gradient(g, guide, objective, f"estimators[{k!r}]") for k, g in estimators.items()}
 
 
 def _check(name: str, gradient: AbstractGradient, objective: Any, target: Target, guide: Any, count: int) -> None:

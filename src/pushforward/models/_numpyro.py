@@ -51,6 +51,22 @@ class NumPyroProgram(AbstractProgram):
             enumerated={name: dim for name, dim, _ in self.enumerated},
             data=self.data,
         )
+        return self._evaluate(binding, position)
+
+    def evaluate_values(self, values: Values, batch: Batch | None = None) -> Evaluation:
+        """See `AbstractProgram.evaluate_values`: without bijections."""
+        binding = Binding(
+            values=values,
+            values_in_batch=True,
+            params=self.param_values(),
+            batch=self._check_batch(batch),
+            plates={p.name: p for p in self.plates},
+            enumerated={name: dim for name, dim, _ in self.enumerated},
+            data=self.data,
+        )
+        return self._evaluate(binding, values)
+
+    def _evaluate(self, binding: Binding, latent: Mapping[str, Any]) -> Evaluation:
         # Data left out for prediction is drawn and thrown away: only latents and deterministics are read then.
         trace = run(self.model, self.arguments, binding, key=jax.random.key(0) if self.open_sites else None)
         values: Values = {}
@@ -65,13 +81,13 @@ class NumPyroProgram(AbstractProgram):
                 log_dets[name[len(LOG_DET) :]] = jnp.sum(log_det * (1.0 if site["scale"] is None else site["scale"]))
             elif site["type"] == "sample" and name not in self.open_sites:
                 terms[name] = site_term(name, site, inside=name in self.checked and name not in self.data)
-                if name in position:
+                if name in latent:
                     values[name] = site["value"]
         return Evaluation(values, deterministics, terms, log_dets)
 
     def unconstrain(self, values: Mapping[str, Any]) -> Position:
         """See `AbstractProgram.unconstrain`."""
-        latents = {s.name: s for s in self.sites if s.kind == "latent"}
+        latents = {s.name: s for s in self.latents}
         given = check_latent_values(latents, values)
         binding = Binding(
             values=given, params=self.param_values(), plates={p.name: p for p in self.plates}, data=self.data
@@ -103,6 +119,9 @@ class NumPyroProgram(AbstractProgram):
         log_dets: dict[str, Array] = {}
         for name, value in values.items():
             fn, scale = trace[name]["fn"], trace[name]["scale"]
+            if fn.support.is_discrete:
+                position[name] = value
+                continue
             transform = biject_to(fn.support)
             position[name] = transform.inv(value)
             log_det = transform.log_abs_det_jacobian(position[name], value)
@@ -117,7 +136,7 @@ class NumPyroProgram(AbstractProgram):
         try:
             trace = run(handlers.uncondition(self.model), self.arguments, binding, key=key)
         except NotImplementedError as error:
-            improper = [s.name for s in self.sites if s.kind == "latent" and s.name not in binding.values]
+            improper = [s.name for s in self.latents if s.name not in binding.values]
             raise ValueError(
                 f"{self.source} cannot be simulated: a site has no sampler (an improper prior among {improper}). "
                 "Expected proper distributions for every site that is drawn; hold the improper sites fixed by passing "
@@ -177,7 +196,7 @@ class NumPyroProgram(AbstractProgram):
     def rebind(self, *args: Any, **kwargs: Any) -> NumPyroProgram:
         """See `AbstractProgram.rebind`."""
         bind_arguments(self.model, args, kwargs)
-        latent = {s.name for s in self.sites if s.kind == "latent"}
+        latent = {s.name for s in self.latents}
         fresh = build_program(self.model, args, kwargs, jax.random.key(0), latent=latent)
         return fresh.with_params(self.params)
 
@@ -200,7 +219,8 @@ def from_numpyro(
 
     Every constrained site is mapped to unconstrained space by NumPyro's own bijections; deterministic sites are
     reported, improper priors and factors are allowed, plates that declare a ``subsample_size`` become minibatches,
-    discrete sites marked ``infer={"enumerate": "parallel"}`` are summed out exactly, and ``numpyro.param`` and
+    discrete sites marked ``infer={"enumerate": "parallel"}`` are summed out exactly (others need a program guide that
+    draws them), and ``numpyro.param`` and
     neural-network modules become learnable parameters.
 
     Args:
@@ -214,9 +234,8 @@ def from_numpyro(
         A `Target`. Building it runs the model three times; nothing is compiled.
 
     Raises:
-        ValueError: if arguments are missing, unknown or empty; if shapes do not fit; if a discrete site is not marked
-            for enumeration; if data lies outside the support of its site; if the model branches on the value of a
-            latent site.
+        ValueError: if arguments are missing, unknown or empty; if shapes do not fit; if data lies outside the support
+            of its site; if the model branches on the value of a latent site.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist
@@ -233,6 +252,13 @@ def from_numpyro(
         )
     named = bind_arguments(model, args, kwargs)
     program = build_program(model, args, kwargs, jax.random.key(0))
+    hidden = [s.name for s in program.sites if s.auxiliary]
+    if hidden:
+        raise ValueError(
+            f"The model '{program_name(model)}' integrates {hidden} out with pf.marginal or pf.normalize, which draws "
+            "random numbers inside the density: expected them in guides only. Keep these sites as latents of the model "
+            "and let a guide draw them (num_particles and pf.IWELBO() give the same bound)."
+        )
     if not any(s.kind in ("observed", "factor") for s in program.sites):
         unset = unset_arguments(model, named)
         if unset:
@@ -284,7 +310,7 @@ def check_latent_values(latents: Mapping[str, Site], values: Mapping[str, Any]) 
         value = jnp.asarray(values[name])
         if value.shape != site.shape:
             raise ValueError(f"The value of site '{name}' has shape {value.shape}: expected {site.shape}.")
-        out[name] = value.astype(jnp.result_type(float))
+        out[name] = value if site.kind == "discrete" else value.astype(jnp.result_type(float))
     return out
 
 

@@ -22,6 +22,8 @@ from ._program import Plate, Term
 from ._types import Key
 
 LOG_DET = "__log_det__/"
+AUXILIARY = "auxiliary"
+"""Entry of a site's ``infer`` dictionary: drawn by a guide for its own purposes, without a twin in the model."""
 FREE = "free"
 """Constraint of a learnable parameter that is a pytree (a neural-network module)."""
 
@@ -95,6 +97,8 @@ class _Bind(numpyro.primitives.Messenger):
             return _enumerate(site, b.enumerated[name])
         if name not in b.position:
             return None
+        if site["fn"].support.is_discrete:
+            return self._select(b.position[name], site, 0)
         transform = biject_to(site["fn"].support)
         shift = transform.codomain.event_dim - transform.domain.event_dim
         u = b.position[name]

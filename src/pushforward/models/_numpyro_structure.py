@@ -12,7 +12,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions import constraints as nc
 
 from ._arguments import Arguments, array_arguments, bind_arguments, program_name
-from ._numpyro_run import FREE, LOG_DET, Binding, PlateObserver, is_factor, run, site_term
+from ._numpyro_run import AUXILIARY, FREE, LOG_DET, Binding, PlateObserver, is_factor, run, site_term
 from ._program import Plate, Site
 from ._types import Key
 
@@ -168,6 +168,7 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
     stack = tuple(plates[f.name] for f in site["cond_indep_stack"] if f.name in plates)
     support = str(getattr(fn, "support", "real"))
     event_dim = len(fn.event_shape)
+    auxiliary = bool(site["infer"].get(AUXILIARY))
     if is_factor(site):
         return Site(name, "factor", jnp.shape(fn.log_prob(site["value"])), plates=stack)
     if site["is_observed"] or (latent is not None and name not in latent):
@@ -175,15 +176,7 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
     if fn.support.is_discrete:
         if site["infer"].get("enumerate") == "parallel" and fn.has_enumerate_support:
             return Site(name, "enumerated", fn.shape(), plates=stack, event_dim=event_dim, support=support)
-        what = (
-            "mark it with infer={'enumerate': 'parallel'} (or numpyro.handlers.infer_config) to sum it out exactly"
-            if fn.has_enumerate_support
-            else "it has infinitely many values and cannot be summed out: marginalise it or use a continuous site"
-        )
-        raise ValueError(
-            f"Site '{name}' ({type(fn).__name__}) is a discrete latent variable: expected continuous latents, or "
-            f"finite discrete ones marked for enumeration; {what}. If it is data, pass it as obs=."
-        )
+        return Site(name, "discrete", tuple(fn.shape()), tuple(fn.shape()), stack, event_dim, support, auxiliary)
     try:
         unconstrained = biject_to(fn.support).inverse_shape(tuple(fn.shape()))
     except (NotImplementedError, KeyError) as error:
@@ -191,7 +184,7 @@ def _site(name: str, site: Mapping[str, Any], plates: Mapping[str, Plate], laten
             f"Site '{name}' has support {support}, for which NumPyro registers no bijection: expected a support that "
             "numpyro.distributions.biject_to knows. Reparametrise the site."
         ) from error
-    return Site(name, "latent", tuple(fn.shape()), tuple(unconstrained), stack, event_dim, support)
+    return Site(name, "latent", tuple(fn.shape()), tuple(unconstrained), stack, event_dim, support, auxiliary)
 
 
 def _check_traceable(
@@ -203,7 +196,11 @@ def _check_traceable(
 ) -> Structure:
     """Trace the density abstractly, with data lifted if the model allows it; check observed shapes and supports."""
     _check_observed_shapes(trace, structure)
-    position = {s.name: jnp.zeros(s.unconstrained_shape or ()) for s in structure.sites if s.kind == "latent"}
+    position = {
+        s.name: jnp.zeros(s.unconstrained_shape or (), int if s.kind == "discrete" else float)
+        for s in structure.sites
+        if s.kind in ("latent", "discrete")
+    }
     fixed_support: set[str] = set()
 
     def density(position: Any, arguments: Arguments) -> Any:
@@ -238,7 +235,7 @@ def _check_traceable(
     jax.eval_shape(lambda p: density(p, structure.arguments), position)
     _check_supports(trace, structure, fixed_support)
     return structure._replace(
-        checked=frozenset(fixed_support) | {s.name for s in structure.sites if s.kind == "latent"}
+        checked=frozenset(fixed_support) | {s.name for s in structure.sites if s.kind in ("latent", "discrete")}
     )
 
 

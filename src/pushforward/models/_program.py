@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -32,16 +33,19 @@ class Site(NamedTuple):
     """Static description of one site, at full (not subsampled) size."""
 
     name: str
-    kind: Literal["latent", "observed", "factor", "deterministic", "enumerated"]
+    kind: Literal["latent", "discrete", "observed", "factor", "deterministic", "enumerated"]
+    """``"discrete"`` is a discrete latent that is not summed out: only a program guide can provide it."""
     shape: tuple[int, ...]
     """Shape of the value in the user's space (log-probability shape for a factor)."""
     unconstrained_shape: tuple[int, ...] | None = None
-    """Shape of the site's entry in a position; None unless the site is latent."""
+    """Shape of the site's entry in a position (a discrete site's entry is its value); None unless it is latent."""
     plates: tuple[Plate, ...] = ()
     event_dim: int = 0
     """Number of rightmost axes of the value that belong to one event."""
     support: str = "real"
     """Human-readable support, for messages and tables."""
+    auxiliary: bool = False
+    """Whether a guide draws the site for its own purposes: the model has no site of this name."""
 
 
 class Term(NamedTuple):
@@ -94,13 +98,43 @@ class AbstractProgram(eqx.Module):
             batch: indices per subsampled plate; None runs every plate at full size with scale one.
         """
 
+    @property
+    def latents(self) -> tuple[Site, ...]:
+        """The sites that a position gives values to."""
+        return tuple(s for s in self.sites if s.kind in ("latent", "discrete"))
+
+    def evaluate_values(self, values: Values, batch: Batch | None = None) -> Evaluation:
+        """Run the program at given values of its latents; no change of variables is recorded where it can be avoided.
+
+        Args:
+            values: latent sites in the user's space; with a batch, sites inside a subsampled plate at minibatch size.
+            batch: indices per subsampled plate.
+        """
+        position, _ = self.invert(values, batch)
+        return self.evaluate(self.embed(position, batch), batch)
+
+    def embed(self, position: Position, batch: Batch | None) -> Position:
+        """Put local latents of a minibatch at their places in a full-size position (zero elsewhere, never read)."""
+        if batch is None:
+            return position
+        out = dict(position)
+        for site in self.latents:
+            for plate in site.plates:
+                value = out[site.name]
+                axis = len(site.shape) + plate.dim - site.event_dim
+                if plate.name in batch and value.shape[axis] != plate.size:
+                    shape = value.shape[:axis] + (plate.size,) + value.shape[axis + 1 :]
+                    index = (slice(None),) * axis + (batch[plate.name],)
+                    out[site.name] = jnp.zeros(shape, value.dtype).at[index].set(value)
+        return out
+
     def check_position(self, position: Position, batch: Batch | None = None) -> None:
         """Refuse a position of the wrong structure; looks at names and shapes only.
 
         Raises:
             ValueError: naming the site and what was expected.
         """
-        expected = {s.name: s.unconstrained_shape or () for s in self.sites if s.kind == "latent"}
+        expected = {s.name: s.unconstrained_shape or () for s in self.latents}
         remedy = "Positions come from target.initial(key), or from target.unconstrain(values)."
         if not isinstance(position, Mapping):
             raise ValueError(

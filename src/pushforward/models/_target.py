@@ -79,6 +79,18 @@ class Target(eqx.Module):
                 total = total + log_det
         return total
 
+    def factors(self, values: Values, batch: Batch | None = None) -> list[Component]:
+        """The factors of the joint density at values of the latents, before they are summed; site weights included.
+
+        Args:
+            values: latent sites in the user's space; with a batch, sites inside a subsampled plate at minibatch size.
+            batch: indices per subsampled plate.
+
+        Returns:
+            Factors whose scaled sums add up to the log joint density of the values (no change of variables).
+        """
+        return self._components(self.program.evaluate_values(values, batch))
+
     def site_log_probs(self, position: Position, batch: Batch | None = None) -> dict[str, Array]:
         """Scaled log-probability of each site at a position, summed over the site; log-dets under ``jacobian:<site>``.
 
@@ -159,17 +171,35 @@ class Target(eqx.Module):
 
     @property
     def example(self) -> Position:
-        """A position of zeros: the structure, shapes and dtype of every position of this target."""
+        """A position of zeros: the structure, shapes and dtype of every position of this target.
+
+        Raises:
+            ValueError: if a latent site is discrete and not summed out, so that no method on a real vector applies.
+        """
+        for site in self.program.sites:
+            if site.kind == "discrete":
+                raise ValueError(
+                    f"Site '{site.name}' is a discrete latent variable (support {site.support}): Gaussian guides, "
+                    "flows and gradient-based kernels move on continuous latents only. Mark it with "
+                    "infer={'enumerate': 'parallel'} (or numpyro.handlers.infer_config) to sum it out exactly where "
+                    "it has finitely many values, or fit a guide that draws it: pf.fit(target, "
+                    "pf.program_guide(guide), gradient=pf.Score()). If it is data, pass it as obs=."
+                )
+        return self.template
+
+    @property
+    def template(self) -> Position:
+        """A position of zeros, where discrete sites have entries too."""
         example = getattr(self.program, "example", None)
         if example is not None:
             return jax.tree.map(jnp.zeros_like, example)
         dtype = jnp.result_type(float)
-        return {s.name: jnp.zeros(s.unconstrained_shape or (), dtype) for s in self.program.sites if s.kind == "latent"}
+        return {s.name: jnp.zeros(s.unconstrained_shape or (), dtype) for s in self.program.latents}
 
     @property
     def dim(self) -> int:
-        """Number of unconstrained coordinates."""
-        return sum(int(leaf.size) for leaf in jax.tree.leaves(self.example))
+        """Number of unconstrained coordinates, one per element of a discrete site."""
+        return sum(int(leaf.size) for leaf in jax.tree.leaves(self.template))
 
     @property
     def subsampled(self) -> bool:
@@ -285,7 +315,7 @@ class Target(eqx.Module):
     def predict(self, key: Key, position: Position) -> Values:
         """One draw of the observed sites given the latents at a position (posterior predictive), deterministics too."""
         simulated = self.program.simulate(key, self.program.evaluate(position).values)
-        latent = {s.name for s in self.program.sites if s.kind == "latent"}
+        latent = {s.name for s in self.program.latents}
         return {k: v for k, v in simulated.items() if k not in latent}
 
     def prior(self, key: Key) -> Values:
@@ -330,7 +360,7 @@ class Target(eqx.Module):
         return out
 
     def __repr__(self) -> str:
-        latent = [f"{s.name}{list(s.shape) or ''} {s.support}" for s in self.program.sites if s.kind == "latent"]
+        latent = [f"{s.name}{list(s.shape) or ''} {s.support}" for s in self.program.latents]
         observed = [f"{s.name}{list(s.shape) or ''}" for s in self.program.sites if s.kind == "observed"]
         lines = [f"Target {self.program.source}: {self.dim} unconstrained dimensions", "  latent: " + ", ".join(latent)]
         if observed:

@@ -14,4 +14,6 @@ from ._baselines import LearnedBaseline as LearnedBaseline
 from ._path import Path as Path
 from ._price import Price as Price
 from ._reparam import Reparam as Reparam
+from ._resolve import resolve_gradient as resolve_gradient
 from ._score import Score as Score
+from ._sites import SiteGradients as SiteGradients

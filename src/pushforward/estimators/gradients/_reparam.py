@@ -11,6 +11,7 @@ from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
+from ._checks import refuse_discrete
 from ._data import likelihood_gradient
 from ._quasi import check_draws, is_mean, particle_noise, resolve_draws
 
@@ -73,6 +74,7 @@ class Reparam(AbstractGradient):
 
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""
+        refuse_discrete("Reparam()", guide)
         check_draws("Reparam", self.draws, objective, target, guide)
         if self.entropy == "closed" and (not is_mean(objective) or guide.entropy() is None):
             raise ValueError(

@@ -53,7 +53,17 @@ def law(fn: Any) -> Any:
         return dist.Independent(law(fn.base_dist), fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.ExpandedDistribution):
         return law(fn.base_dist).expand(fn.batch_shape)
+    if type(fn) is dist.BernoulliLogits:
+        return _SmoothBernoulli(fn.logits)
     return fn
+
+
+class _SmoothBernoulli(dist.BernoulliLogits):
+    """NumPyro's log-probability has a kink at even odds, where guides like to start: its derivative is wrong there."""
+
+    def log_prob(self, value: Any) -> Any:
+        """X logit - log(1 + exp(logit))."""
+        return value * self.logits - jnp.logaddexp(self.logits, jnp.zeros_like(self.logits))
 
 
 def align(outcome: Array, parts: Elements) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ...models._types import Key
 from ._base import AbstractSiteStrategy, Outcome
-from ._elements import elements, vary
+from ._elements import elements, law, vary
 from ._pathwise import family_name
 
 
@@ -39,7 +39,7 @@ class Enumerate(AbstractSiteStrategy):
         support = support.reshape(support.shape[:1] + (1,) * len(parts.shape) + event)
         candidates = jnp.broadcast_to(support, support.shape[:1] + parts.shape + event)
         outcomes = vary(outcome, value, candidates, current, parts)
-        probability = jnp.exp(parts.base.expand(parts.shape).log_prob(candidates))
+        probability = jnp.exp(law(parts.base).log_prob(candidates))
         return jnp.sum(probability * jax.lax.stop_gradient(outcomes))
 
     def check(self, name: str, fn: Any) -> None:

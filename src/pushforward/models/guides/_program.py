@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpyro
 from jaxtyping import Array, Float
 
 from .._arguments import Static, program_name
@@ -17,6 +18,21 @@ from .._program import AbstractProgram, Plate, Site
 from .._target import Target
 from .._types import Batch, Key, Position, Values
 from ._base import AbstractGuide, bound
+
+Choose = Callable[[str, Any], Any]
+
+
+class _Choose(numpyro.primitives.Messenger):
+    """Lets the caller draw the sites. Sites inside a scan are left alone: they are met once for all time steps."""
+
+    def __init__(self, fn: Callable[..., Any], choose: Choose) -> None:
+        self.choose = choose
+        super().__init__(fn)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        drawn = msg["type"] == "sample" and not msg["is_observed"] and not msg.get("_control_flow_done", False)
+        if drawn and msg["value"] is None:
+            msg["value"] = self.choose(msg["name"], msg["fn"])
 
 
 class ProgramGuide(AbstractGuide):
@@ -52,18 +68,50 @@ class ProgramGuide(AbstractGuide):
     def sample_and_log_prob(self, key: Key, batch: Batch | None = None) -> tuple[Position, Float[Array, ""]]:
         """See `AbstractGuide.sample_and_log_prob`. The minibatch's scale is part of log q, as it is part of log p."""
         values, log_q = self._run(Binding(**self._binding(batch)), key)
-        position, log_dets = self.model.invert(values, batch)
+        latent = {site.name: values[site.name] for site in self.model.latents}
+        position, log_dets = self.model.invert(latent, batch)
         for log_det in log_dets.values():
             log_q = log_q + log_det
         return self.model.embed(position, batch), log_q
 
     def log_prob(self, position: Position, batch: Batch | None = None) -> Float[Array, ""]:
-        """See `AbstractGuide.log_prob`."""
+        """See `AbstractGuide.log_prob`.
+
+        Raises:
+            ValueError: if the guide integrates sites out: then only the draws it made itself have a known density.
+        """
+        hidden = [site.name for site in self.program.sites if site.auxiliary]
+        if hidden:
+            raise ValueError(
+                f"The guide '{program_name(self.function)}' integrates {hidden} out, so that its density at a given "
+                "position is only estimated: expected guide.sample_and_log_prob(key), which estimates it with the draw."
+            )
         evaluation = self.model.evaluate(position, batch)
         _, log_q = self._run(Binding(**self._binding(batch), values=evaluation.values, values_in_batch=True), None)
         for log_det in evaluation.log_dets.values():
             log_q = log_q + log_det
         return log_q
+
+    def trace(
+        self,
+        batch: Batch | None = None,
+        *,
+        key: Key | None = None,
+        values: Values | None = None,
+        choose: Choose | None = None,
+    ) -> dict[str, Any]:
+        """Run the guide once and return NumPyro's trace.
+
+        Args:
+            batch: minibatch indices.
+            key: draws what has no value; None makes a site without a value an error.
+            values: values of sites, at minibatch size.
+            choose: ``choose(name, distribution) -> value``, asked for every site that ``values`` does not name; None
+                from it leaves the draw to NumPyro.
+        """
+        binding = Binding(**self._binding(batch), values=values or {}, values_in_batch=True)
+        function = self.function if choose is None else _Choose(self.function, choose)
+        return run(function, bound(self, self.program).arguments, binding, key=key)
 
     def trainable(self) -> Any:
         """See `AbstractGuide.trainable`: the program's parameters only."""
@@ -127,7 +175,9 @@ def program_guide(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProgramG
 
 def check_guide(guide: AbstractProgram, model: AbstractProgram, name: str) -> None:
     """Refuse a guide whose sites, shapes, plates or minibatches differ from the model's."""
-    q = {s.name: s for s in guide.sites if s.kind in ("latent", "discrete", "observed", "enumerated")}
+    q = {
+        s.name: s for s in guide.sites if s.kind in ("latent", "discrete", "observed", "enumerated") and not s.auxiliary
+    }
     p = {s.name: s for s in model.latents}
     missing, extra = sorted(set(p) - set(q)), sorted(set(q) - set(p))
     if missing or extra:

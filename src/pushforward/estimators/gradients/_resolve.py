@@ -1,0 +1,76 @@
+"""From what the user says about gradients to an estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...models.guides import AbstractGuide, ProgramGuide
+from ..objectives import AbstractObjective
+from ..sites import AbstractSiteStrategy, PathSite, ReparamSite, ScoreSite
+from ._base import AbstractGradient
+from ._baselines import AbstractBaseline, LeaveOneOut
+from ._path import Path
+from ._reparam import Reparam
+from ._score import Score
+from ._sites import SiteGradients
+
+
+def resolve_gradient(
+    gradient: Any, guide: AbstractGuide, objective: AbstractObjective, where: str = "gradient"
+) -> AbstractGradient:
+    """An estimator from an estimator, a site strategy, or a dictionary of either by site name.
+
+    For a program guide the estimators `Path`, `Reparam` and `Score` mean that strategy at every site.
+
+    Args:
+        gradient: as given by the user; None is `Path`.
+        guide: bound guide.
+        objective: what it differentiates; one that takes its draws from outside leaves no site to draw.
+        where: what the user calls it, for messages.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if gradient is None:
+        gradient = Path()
+    if isinstance(gradient, type) and issubclass(gradient, AbstractGradient | AbstractSiteStrategy):
+        gradient = gradient()
+    if isinstance(gradient, Mapping):
+        chosen = {str(name): _strategy(value, f"{where}[{name!r}]") for name, value in gradient.items()}
+        baselines = {name: b for name, (_, b) in chosen.items() if b is not None}
+        return SiteGradients({name: s for name, (s, _) in chosen.items()}, baselines, PathSite(), LeaveOneOut())
+    plain = isinstance(gradient, AbstractSiteStrategy)
+    if plain or (isinstance(guide, ProgramGuide) and _by_site(gradient) and objective.draws is None):
+        strategy, baseline = _strategy(gradient, where)
+        return SiteGradients({}, {}, strategy, LeaveOneOut() if baseline is None else baseline)
+    if isinstance(gradient, AbstractGradient):
+        return gradient
+    raise ValueError(
+        f"{where}={gradient!r}: expected pf.Path(), pf.Reparam(), pf.Score(), a site strategy such as "
+        "pf.MeasureValued(), a dictionary {site: strategy}, or 'auto'."
+    )
+
+
+def _by_site(gradient: Any) -> bool:
+    """Whether an estimator for a whole guide means the same strategy at every site."""
+    if type(gradient) is Reparam:
+        return gradient.draws == "random" and gradient.entropy == "sampled"
+    return type(gradient) is Score or (type(gradient) is Path and gradient.draws == "random")
+
+
+def _strategy(value: Any, where: str) -> tuple[AbstractSiteStrategy, AbstractBaseline | None]:
+    if isinstance(value, type) and issubclass(value, AbstractGradient | AbstractSiteStrategy):
+        value = value()
+    if isinstance(value, AbstractSiteStrategy):
+        return value, None
+    if type(value) is Path and _by_site(value):
+        return PathSite(), None
+    if type(value) is Reparam and _by_site(value):
+        return ReparamSite(), None
+    if type(value) is Score:
+        return ScoreSite(), value.baseline
+    raise ValueError(
+        f"{where}={value!r}: expected a strategy for one site, e.g. pf.Path(), pf.Reparam(), pf.Score(), "
+        "pf.Enumerate() or pf.MeasureValued()."
+    )
