@@ -19,6 +19,7 @@ from ._base import (
     derivatives,
     estimate,
     join,
+    over_particles,
     particle_keys,
     power_of,
     second_derivatives,
@@ -102,7 +103,7 @@ class Adaptive(AbstractGradient):
                 log_p = joined_target.logdensity(position, batch, jacobian=guide.jacobian)
                 return log_p - (jax.lax.stop_gradient(log_q) + moved)
 
-            return jax.vmap(one)(keys)
+            return over_particles(one, keys)
 
         def scores(learned: Any) -> Array:
             # What is left of log q(z(phi); phi) without the part that goes through z: no inverse of a flow is needed.
@@ -112,7 +113,7 @@ class Adaptive(AbstractGradient):
                 _, log_q, moved = draw(key, joined_guide)
                 return log_q - moved
 
-            return jax.vmap(one)(keys)
+            return over_particles(one, keys)
 
         weights, pull = jax.vjp(path_weights, parameters)
         _, pull_score = jax.vjp(scores, parameters.guide)

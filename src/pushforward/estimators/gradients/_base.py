@@ -19,6 +19,7 @@ from ..objectives._power import power_mean_slope, power_mean_without
 
 Gain = Callable[[Float[Array, " k"]], Float[Array, ""]]
 G = TypeVar("G", bound="AbstractGradient")
+T = TypeVar("T")
 
 
 class Estimate(NamedTuple):
@@ -110,6 +111,17 @@ def particle_keys(key: Key, num_particles: int) -> Key:
     return key if key.ndim > 0 else jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_particles))
 
 
+def over_particles(function: Callable[..., T], *draws: Any) -> T:
+    """``jax.vmap(function)(*draws)``, without the map where there is one particle.
+
+    A leading axis of one costs layout changes around every matrix product of a network: up to 1.4 times the run time.
+    """
+    if jax.tree.leaves(draws)[0].shape[0] > 1:
+        return jax.vmap(function)(*draws)
+    one = function(*jax.tree.map(lambda x: x[0], draws))
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+
+
 def log_weights(
     key: Key,
     target: Target,
@@ -138,7 +150,7 @@ def log_weights(
             log_q = guide.log_prob(position, batch)
         return target.logdensity(position, batch, jacobian=guide.jacobian) - log_q
 
-    return jax.vmap(one)(particle_keys(key, num_particles))
+    return over_particles(one, particle_keys(key, num_particles))
 
 
 def derivatives(gain: Gain, weights: Float[Array, " k"]) -> Float[Array, " k"]:

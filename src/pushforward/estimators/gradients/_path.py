@@ -18,6 +18,7 @@ from ._base import (
     derivatives,
     estimate,
     join,
+    over_particles,
     second_derivatives,
     split,
 )
@@ -79,7 +80,7 @@ class Path(AbstractGradient):
                 moved = jax.tree.map(lambda f, z: jnp.vdot(f, z - jax.lax.stop_gradient(z)), force, position)
                 return log_p - (jax.lax.stop_gradient(log_q) + sum(jax.tree.leaves(moved)))
 
-            return jax.vmap(one)(noise)
+            return over_particles(one, noise)
 
         weights, pull = jax.vjp(weights_of, parameters)
         first = derivatives(objective.guide_gain, weights)

@@ -10,7 +10,17 @@ from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
-from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
+from ._base import (
+    AbstractGradient,
+    Estimate,
+    Parameters,
+    derivatives,
+    estimate,
+    join,
+    log_weights,
+    over_particles,
+    split,
+)
 from ._checks import refuse_discrete
 from ._data import likelihood_gradient
 from ._quasi import check_draws, is_mean, particle_noise, resolve_draws
@@ -92,4 +102,4 @@ def _closed_weights(noise: Key, target: Target, guide: AbstractGuide, batch: Bat
         position, log_q = guide.sample_and_log_prob(key, batch)
         return target.logdensity(position, batch, jacobian=guide.jacobian) - jax.lax.stop_gradient(log_q) + moved
 
-    return jax.vmap(one)(noise)
+    return over_particles(one, noise)

@@ -21,6 +21,7 @@ from ._base import (
     Estimate,
     Parameters,
     derivatives,
+    over_particles,
     particle_keys,
     second_derivatives,
     split,
@@ -101,13 +102,13 @@ class SiteGradients(AbstractGradient):
         )
 
         def forward(parameters: Parameters) -> tuple[Any, Any]:
-            draws: Draw = jax.vmap(lambda k: program.draw(parameters, k))(keys)
+            draws: Draw = over_particles(lambda k: program.draw(parameters, k), keys)
             frames = _common_frames(draws)
-            weights = jax.vmap(lambda d: total(d.terms.values(), frames))(draws)
+            weights = over_particles(lambda d: total(d.terms.values(), frames), draws)
             laws, rest = eqx.partition(draws.laws, eqx.is_inexact_array)
             explicit = jnp.zeros_like(weights)
             if draws.explicit:
-                explicit = explicit + jax.vmap(lambda d: total(d.explicit.values(), frames))(draws)
+                explicit = explicit + over_particles(lambda d: total(d.explicit.values(), frames), draws)
             return (weights, explicit, laws), (jax.lax.stop_gradient(draws.terms), draws.values, rest)
 
         (weights, _, laws), pull, (terms, values, rest) = jax.vjp(forward, parameters, has_aux=True)
