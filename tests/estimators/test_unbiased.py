@@ -7,7 +7,6 @@ Gauss-Hermite quadrature of definitions written in NumPy, never from the library
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -19,15 +18,12 @@ import numpyro.distributions as dist
 import pytest
 import registry
 import scipy.stats
-from oracles import k_draws
 
 import pushforward as pf
 from pushforward.estimators.gradients import _baselines, _path, _reparam, _score
 
-Y, AT = 1.3, np.array([0.4, 0.0, 0.7])
-"""Datum; guide's location and log scale, and model parameter, at which gradients are taken."""
-LOG_CONSTANT = 1.6
-"""Added to the log-density: log evidence near zero, so that score gradients without a baseline are not all noise."""
+from .conjugate import AT, CASES, LOG_CONSTANT, Y, exact_gradient
+
 NUM_REPEATS = 40_000
 FAMILY_WISE_ALPHA = 1e-6
 """False-alarm probability of this file, all its comparisons together (Bonferroni over two-sided z-tests)."""
@@ -38,28 +34,6 @@ def model(y):
     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.Normal(theta * z, 1.0), obs=y)
     numpyro.factor("constant", LOG_CONSTANT)
-
-
-@pf.objective
-def soft(log_weights):
-    """A user's objective: no power mean, no permutation symmetry of its second derivatives to lean on."""
-    return jnp.mean(log_weights) - 0.1 * jnp.mean((log_weights - jnp.mean(log_weights)) ** 2)
-
-
-def soft_exact(log_w):
-    return log_w.mean(-1) - 0.1 * log_w.var(-1)
-
-
-CASES = {
-    **{f"{name} {i}": case for name, cases in registry.OBJECTIVES.items() for i, case in enumerate(cases)},
-    "custom": registry.ObjectiveCase(soft, soft_exact, soft_exact, soft_exact),
-    "custom, minimised": registry.ObjectiveCase(
-        pf.objective(minimise=True)(lambda w: jnp.var(w)),
-        lambda log_w: log_w.var(-1),
-        lambda log_w: -log_w.var(-1),
-        lambda log_w: k_draws.power_mean(log_w, 1.0),
-    ),
-}
 
 
 class Bias(eqx.Module):
@@ -77,35 +51,6 @@ def estimators():
     learned = pf.LearnedBaseline(Bias(jnp.asarray(0.3)), 0.01, running, _baselines.AverageBaseline(0.8, 1.0))
     baselines = {"none": "none", "number": -0.2, "function": lambda batch: 0.1, "average": running, "learned": learned}
     return {**registry.GRADIENTS, **{f"Score {name}": pf.Score(b) for name, b in baselines.items()}}
-
-
-def log_weights(eps, at):
-    """Log-weights of draws at + scale * eps, (n, K)."""
-    loc, log_scale, theta = at
-    z = loc + np.exp(log_scale) * eps
-    log_p = -0.5 * z**2 - 0.5 * (Y - theta * z) ** 2 - np.log(2 * np.pi) + LOG_CONSTANT
-    return log_p + 0.5 * eps**2 + log_scale + 0.5 * np.log(2 * np.pi)
-
-
-@functools.cache
-def exact_gradient(name: str, num_particles: int, count: int = 20) -> np.ndarray:
-    """Gradient of the losses in (loc, log scale, theta)."""
-    case = CASES[name]
-
-    def gain(function, at):
-        return float(k_draws.expectation(lambda eps: function(log_weights(eps, at)), num_particles, count))
-
-    theta = k_draws.derivative(lambda t: gain(case.model, np.array([*AT[:2], t[0]])), AT[2:])
-    if case.objective.fixed_draws:
-
-        def scores(eps):
-            factors = case.guide(log_weights(eps, AT))
-            return np.stack([(factors * eps).sum(-1) / np.exp(AT[1]), (factors * (eps**2 - 1)).sum(-1)], -1)
-
-        guide = k_draws.expectation(scores, num_particles, count)
-    else:
-        guide = k_draws.derivative(lambda g: gain(case.guide, np.array([*g, AT[2]])), AT[:2])
-    return -np.concatenate([guide, theta])
 
 
 class Comparison(NamedTuple):
