@@ -2,6 +2,7 @@
 
 from ._logdensity import from_logdensity as from_logdensity
 from ._marginal import marginal as marginal
+from ._normalize import normalize as normalize
 from ._numpyro import from_numpyro as from_numpyro
 from ._precision import enable_x64 as enable_x64
 from ._target import Target as Target
