@@ -269,6 +269,7 @@ def test_one_draw_is_accepted_where_it_makes_sense():
         objective.check(1)
 
 
+@pytest.mark.slow
 def test_default_draws_keep_an_upper_bound_from_collapsing():
     """With 8 draws the chi-square bound of this three-dimensional Gaussian is smallest for a guide of no width."""
     target = registry.gaussian_target()

@@ -118,8 +118,8 @@ def pairs():
     """Estimators and numbers of particles; those that only repeat what the others show are left to `make verify`."""
     for name in estimators():
         for num_particles in (1, 4):
-            quick = name in {"Score none", "Score average"} if num_particles == 4 else name in {"Reparam", "Path"}
-            marks = [] if quick or (name in registry.GRADIENTS and num_particles == 4) else [pytest.mark.slow]
+            quick = num_particles == 4 and name in registry.GRADIENTS and name != "Adaptive"
+            marks = [] if quick else [pytest.mark.slow]
             yield pytest.param(name, num_particles, marks=marks)
 
 
@@ -185,7 +185,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", list(MUTANTS))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if "missing" in n else []) for n in MUTANTS])
 def test_mutant_is_seen(name, getkey, monkeypatch):
     mutant = MUTANTS[name]
     monkeypatch.setattr(mutant.module, mutant.function, mutant.fault(getattr(mutant.module, mutant.function)))
@@ -194,6 +194,7 @@ def test_mutant_is_seen(name, getkey, monkeypatch):
         assert found.z > 2 * limit(), (case, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(registry.GRADIENTS))
 def test_any_estimator_with_a_wrong_sign_or_scale_is_seen(name, getkey):
     """For estimators that join by a registry entry: the suite rejects their gradient negated, or K times too large."""
