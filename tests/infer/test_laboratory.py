@@ -247,7 +247,7 @@ def test_evidence_lies_between_its_bounds(factor):
     ("changes", "message"),
     [
         ({"estimators": {}}, "expected a dict of names and gradients"),
-        ({"estimators": {"x": "fast"}}, "expected a gradient estimator"),
+        ({"estimators": {"x": "fast"}}, "expected pf.Path"),
         ({"estimators": {"loo": pf.Score()}, "num_particles": 1}, "'loo' with num_particles=1"),
         ({"num_particles": 0}, "num_particles=0"),
         ({"num_particles": ()}, "num_particles is empty"),
