@@ -11,7 +11,9 @@ from ...models import Target
 from ...models.guides import AbstractGuide, ProgramGuide
 from ..objectives import AbstractObjective
 from ..sites import AbstractSiteStrategy, PathSite, ReparamSite
+from ._dependence import dependence
 from ._quasi import is_mean
+from ._terms import guide_terms
 
 
 def refuse_discrete(estimator: str, guide: AbstractGuide) -> None:
@@ -81,5 +83,30 @@ def check_sites(
                     "with pf.Path() or pf.Reparam() there; write the loop in Python to give it another strategy."
                 )
             strategy.check(site, entry["fn"])
+        _refuse_jumps(strategies, guide, trace, batch)
 
     jax.eval_shape(look, jax.random.key(0), batch)
+
+
+def _refuse_jumps(
+    strategies: Mapping[str, AbstractSiteStrategy], guide: ProgramGuide, trace: Mapping[str, Any], batch: Any
+) -> None:
+    """Refuse to differentiate an outcome in a value on which draws that cannot move with it depend."""
+    smooth = [name for name, strategy in strategies.items() if strategy.differentiates(trace[name]["fn"])]
+    if not smooth:
+        return
+    values = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+    needs = dependence(lambda values: guide_terms(guide.trace(batch, values=values)), values)
+    for site in smooth:
+        touched, size = {site}, 0
+        while len(touched) > size:
+            size = len(touched)
+            touched |= {term[2:] for term, sources in needs.items() if term.startswith("q:") and sources & touched}
+        stuck = sorted(n for n in touched - {site} if n in strategies and not strategies[n].pathwise)
+        if stuck:
+            raise ValueError(
+                f"{type(strategies[site]).__name__} at site '{site}' differentiates the outcome in a relaxed value, "
+                f"but the site(s) {stuck} are drawn from laws that depend on it and do not move with it: the outcome "
+                "would jump and the gradient be biased. Expected pf.Enumerate(), pf.MeasureValued() or pf.Score() for "
+                f"'{site}', or pf.Path() at {stuck} where they can be reparameterised."
+            )

@@ -54,7 +54,7 @@ class SiteProgram:
         Args:
             parameters: of both.
             key: every site has its own key derived from it by name, whatever the other sites are.
-            force: values that sites take instead of being drawn.
+            force: values that sites take instead of being drawn, at parameters that are constants.
         """
         target, guide = self._joined(parameters)
         force = force or {}
@@ -77,7 +77,10 @@ class SiteProgram:
             fixed = guide_terms(guide.trace(self.batch, values=jax.lax.stop_gradient(values)))
             explicit = {name: fixed[name] for name in sorted(factors)}
         if not set(terms) <= names:
-            if any(s.pathwise for s in self.strategies.values()) and not self.fixed:
+            if force:
+                # Forced values are tried at constant parameters: what is left to differentiate is the value itself.
+                frozen = terms
+            elif any(s.pathwise for s in self.strategies.values()) and not self.fixed:
                 # At fixed parameters, yet differentiable in the values.
                 stopped = self._joined(jax.lax.stop_gradient(parameters))[1]
                 frozen = guide_terms(stopped.trace(self.batch, values=values))

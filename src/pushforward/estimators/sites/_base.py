@@ -63,6 +63,10 @@ class AbstractSiteStrategy(eqx.Module):
         """
         return None
 
+    def differentiates(self, fn: Any) -> bool:
+        """Whether `surrogate` takes derivatives of the outcome in the value, so that the outcome must not jump."""
+        return False
+
     def check(self, name: str, fn: Any) -> None:
         """Refuse a distribution that the strategy cannot differentiate.
 

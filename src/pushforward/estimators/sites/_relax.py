@@ -161,6 +161,10 @@ class Relax(AbstractSiteStrategy):
         step = eqx.tree_at(lambda c: (c.size, c.power, c.seen), step, tuple(_DECAY * m for m in means))
         return eqx.tree_at(lambda s: s.control, self, step)
 
+    def differentiates(self, fn: Any) -> bool:
+        """See `AbstractSiteStrategy.differentiates`. The network alone, at Categorical sites, does without."""
+        return self.control is not None and not is_family(fn, *CATEGORICAL)
+
     def check(self, name: str, fn: Any) -> None:
         """See `AbstractSiteStrategy.check`."""
         family, base = type(base_of(fn)).__name__, base_of(fn)
