@@ -27,7 +27,7 @@ class AbstractFlow(AbstractLocationScale):
     """
 
     dense: ClassVar[bool] = True
-    learning_rate: ClassVar[float] = 5e-3
+    learning_rate: ClassVar[float] = 1e-3
     layers: AbstractBijection | None
     shift: Float[Array, " dim"] | None
     scale: Float[Array, "..."] | None

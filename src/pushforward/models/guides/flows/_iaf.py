@@ -20,7 +20,7 @@ from ._settings import check_network
 
 
 class MaskedAffine(AbstractBijection):
-    """y_i = x_i exp(s_i) + t_i, where s_i and t_i depend on the x before i; s between -2 and 2.
+    """y_i = x_i exp(s_i) + t_i, where s_i and t_i depend on the x before i; s between -1 and 1.
 
     Forward: one evaluation of the network. Inverse: as many as there are coordinates, one after the other.
     """

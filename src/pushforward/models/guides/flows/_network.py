@@ -74,6 +74,6 @@ class MaskedNetwork(eqx.Module):
         return masks
 
 
-def bounded(raw: Array, bound: float) -> Array:
+def bounded(raw: Array, bound: float | Array) -> Array:
     """A number between -bound and bound, with slope one at zero."""
     return bound * jnp.tanh(raw / bound)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -105,6 +105,7 @@ class Planar(AbstractFlow):
     appendix A.1.
     """
 
+    learning_rate: ClassVar[float] = 5e-3
     num_layers: int = eqx.field(static=True)
 
     def __init__(self, target: Target | None = None, *, num_layers: int = 16) -> None:

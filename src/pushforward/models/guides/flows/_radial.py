@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -82,6 +82,7 @@ class Radial(AbstractFlow):
     Reference: Rezende and Mohamed, arXiv:1505.05770, eq. 14 and appendix A.2.
     """
 
+    learning_rate: ClassVar[float] = 5e-3
     num_layers: int = eqx.field(static=True)
 
     def __init__(self, target: Target | None = None, *, num_layers: int = 16) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._network import bounded
@@ -13,6 +14,8 @@ from ._network import bounded
 MIN_BIN = 1e-2
 """Smallest bin, as a fraction of the mean bin."""
 MAX_LOG_SLOPE = 3.0
+MAX_LOG_TAIL = 0.5
+"""Tails of layers multiply, and what is far out in one layer is farther out in the next."""
 
 
 class Knots(NamedTuple):
@@ -38,7 +41,10 @@ def knots(raw: Float[Array, "... raw"], bound: float) -> Knots:
     num_bins = (raw.shape[-1] - 1) // 3
     widths, lefts = _bins(raw[..., :num_bins], bound)
     heights, floors = _bins(raw[..., num_bins : 2 * num_bins], bound)
-    return Knots(widths, heights, lefts, floors, jnp.exp(bounded(raw[..., 2 * num_bins :], MAX_LOG_SLOPE)))
+    most = np.full(num_bins + 1, MAX_LOG_SLOPE)
+    most[[0, -1]] = MAX_LOG_TAIL
+    slopes = jnp.exp(bounded(raw[..., 2 * num_bins :], jnp.asarray(most, raw.dtype)))
+    return Knots(widths, heights, lefts, floors, slopes)
 
 
 def _bins(raw: Array, bound: float) -> tuple[Array, Array]:

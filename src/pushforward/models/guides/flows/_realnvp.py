@@ -17,11 +17,12 @@ from ._flow import AbstractFlow
 from ._network import Network, bounded
 from ._settings import check_network
 
-MAX_LOG_SCALE = 2.0
+MAX_LOG_SCALE = 1.0
+"""Per coupling. Layers multiply: a larger bound lets a few far draws of an early step blow the flow up."""
 
 
 class AffineCoupling(AbstractCoupling):
-    """y_t = x_t exp(s(x_c)) + t(x_c), with s kept between -2 and 2."""
+    """y_t = x_t exp(s(x_c)) + t(x_c), with s kept between -1 and 1."""
 
     @classmethod
     def of(cls, key: Key, dim: int, sizes: tuple[int, ...], dtype: Any, *, keeps_last: bool) -> AffineCoupling:
