@@ -5,12 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import registry
 from oracles import gaussian_bounds
 from scipy import stats
+from typer.testing import CliRunner
 
 import pushforward as pf
+from pushforward.infer import _cli
 from pushforward.infer._automatic import automatic_gradient
 from pushforward.infer._gradient_moments import Probe
 from pushforward.infer._laboratory import _z_scores
@@ -262,6 +265,24 @@ def test_bad_input(changes, message):
     given = {"estimators": {"path": pf.Path()}, "num_particles": 1, "key": jax.random.key(0), **changes}
     with pytest.raises(ValueError, match=message):
         pf.compare_estimators(target, guide, given.pop("estimators"), **given)
+
+
+def test_command_line(tmp_path):
+    (tmp_path / "gaussian.py").write_text(
+        "import numpyro\nimport numpyro.distributions as dist\n\n\n"
+        "def model(y):\n    mu = numpyro.sample('mu', dist.Normal(0.0, 1.0))\n"
+        "    numpyro.sample('y', dist.Normal(mu, 1.0), obs=y)\n"
+    )
+    (tmp_path / "data.json").write_text('{"y": [1.0, 2.0]}')
+    arguments = ["compare-estimators", f"{tmp_path}/gaussian.py", "--data", f"{tmp_path}/data.json", "--at", "start"]
+    arguments += ["--guide", "mean-field", "--num-particles", "2", "--num-repeats", "100", "-o", f"{tmp_path}/t.csv"]
+    done = CliRunner().invoke(_cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "Use '" in done.output
+    assert set(COLUMNS) <= set(pd.read_csv(tmp_path / "t.csv").columns)
+    refused = CliRunner().invoke(_cli.app, [*arguments, "--objective", "elbow"])
+    assert refused.exit_code == 1
+    assert "--objective must be one of" in refused.output
 
 
 @pytest.mark.slow
