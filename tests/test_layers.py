@@ -19,7 +19,10 @@ MAX_LINES = 400
 # must import it in a function). Relative to the package; a path ending in "/" stands for everything below it.
 # models/pyro/_*.py hold torch code only, and are imported by `from_pyro` when it is called.
 RESTRICTED = {
-    "numpyro": (("models/", "samplers/_hmc.py"), ("models/", "samplers/_hmc.py")),
+    "numpyro": (
+        ("models/", "estimators/sites/", "samplers/_hmc.py"),
+        ("models/", "estimators/sites/", "samplers/_hmc.py"),
+    ),
     "pyro": (
         ("models/pyro/", "models/zoo/", "infer/_cli.py", "infer/_script.py"),
         ("models/pyro/_", "models/pyro/lowerings/"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._enumeration import Component, eliminate
+from ._labels import check_labels, plain_labels, site_dims
 from ._program import AbstractProgram, Evaluation, Site, Term
 from ._types import Batch, Key, Position, Values
 
@@ -44,10 +45,10 @@ class Target(eqx.Module):
     ) -> None:
         self.program = program
         self.weights = {k: jnp.asarray(v, dtype=jnp.result_type(float)) for k, v in (weights or {}).items()}
-        self.user_coords = tuple((k, _plain(v)) for k, v in (coords or {}).items())
+        self.user_coords = tuple((k, plain_labels(v)) for k, v in (coords or {}).items())
         self.user_dims = tuple((k, (v,) if isinstance(v, str) else tuple(v)) for k, v in (dims or {}).items())
         self.fitted = fitted
-        _check_labels(self)
+        check_labels(self.program, self.dims, self.user_dims, self.user_coords)
 
     def __hash__(self) -> int:
         # By identity, so that jax.jit(target.logdensity) works although the leaves are arrays.
@@ -335,22 +336,7 @@ class Target(eqx.Module):
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Dimension names per site, one per axis of its value: plates, the user's names, else ``site_dim_i``."""
-        given = dict(self.user_dims)
-        out: dict[str, tuple[str, ...]] = {}
-        for site in self.program.sites:
-            rank = len(site.shape)
-            names = [f"{site.name}_dim_{i}" for i in range(rank)]
-            event = given.get(site.name, ())
-            plate_axis = {rank + p.dim - site.event_dim: p for p in site.plates}
-            free = [i for i in range(rank) if i not in plate_axis or site.shape[i] != plate_axis[i].size]
-            for axis, plate in plate_axis.items():
-                if 0 <= axis < rank and site.shape[axis] == plate.size:
-                    names[axis] = plate.name
-            axes = range(rank) if len(event) == rank else free[len(free) - len(event) :]
-            for axis, name in zip(axes, event, strict=False):
-                names[axis] = name
-            out[site.name] = tuple(names)
-        return out
+        return site_dims(self.program.sites, dict(self.user_dims))
 
     @property
     def coords(self) -> dict[str, tuple[Any, ...]]:
@@ -401,30 +387,3 @@ def _draw_in_box(target: Target, keys: Key, radius: float) -> tuple[Position, Ar
 
 def _depth(site: Site) -> int:
     return max((-p.dim for p in site.plates), default=0)
-
-
-def _plain(values: Any) -> tuple[Any, ...]:
-    listed = values.tolist() if hasattr(values, "tolist") else values
-    return tuple(listed)
-
-
-def _check_labels(target: Target) -> None:
-    sites = {s.name: s for s in target.program.sites}
-    for name, names in target.user_dims:
-        if name not in sites:
-            raise ValueError(
-                f"dims names the site '{name}', which the program does not have: expected one of {sorted(sites)}."
-            )
-        if len(names) > len(sites[name].shape):
-            raise ValueError(
-                f"dims['{name}'] gives {len(names)} names {names}, but the site has shape {sites[name].shape}: "
-                f"expected at most {len(sites[name].shape)} names, rightmost axes first filled."
-            )
-    sizes: dict[str, int] = {p.name: p.size for p in target.program.plates}
-    for name, dims in target.dims.items():
-        sizes.update(dict(zip(dims, sites[name].shape, strict=True)))
-    for dim, labels in target.user_coords:
-        if dim in sizes and len(labels) != sizes[dim]:
-            raise ValueError(f"coords['{dim}'] has {len(labels)} labels, but the dimension has length {sizes[dim]}.")
-        if dim not in sizes:
-            raise ValueError(f"coords names the dimension '{dim}', which no site has: expected one of {sorted(sizes)}.")
