@@ -201,14 +201,14 @@ def test_fit_trains_a_flow(getkey):
     """A banana: curved, so that a Gaussian cannot follow it."""
 
     def banana(x):
-        return -0.125 * x[0] ** 2 - 2.0 * (x[1] - 0.5 * x[0] ** 2) ** 2 - jnp.log(jnp.pi)
+        return -0.125 * x[0] ** 2 - 2.0 * (x[1] - 0.5 * x[0] ** 2) ** 2 - jnp.log(2.0 * jnp.pi)
 
     target = pf.from_logdensity(banana, jnp.zeros(2))
     settings = {"num_steps": 2000, "num_restarts": 1, "num_draws": 256, "progress": False, "key": getkey()}
     posterior = pf.fit(target, pf.RealNVP(num_layers=3, hidden=16), **settings)
     assert isinstance(posterior.guide, pf.RealNVP)
-    # The log evidence is zero; the best Gaussian stays a nat below.
-    assert np.max(posterior.data.optimization.restart_elbo.values) > -0.1
+    # The log evidence is zero; the best Gaussian stays at -0.80.
+    assert np.max(posterior.data.optimization.restart_elbo.values) > -0.4
 
 
 def test_flowjax_flow_as_guide(getkey):
