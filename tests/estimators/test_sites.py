@@ -74,7 +74,9 @@ class _Mutant(eqx.Module):
 )
 def test_mutants_are_caught(name: str, wrong: str) -> None:
     case = SITES[name]
-    assert _worst(case, case.count, _Mutant(case.strategy, wrong))[0] > THRESHOLD
+    # The score function is the noisiest: a factor of 0.98 is four standard errors with its usual draws, eight with these.
+    count = 4 * case.count if name == "Beta/Score" else case.count
+    assert _worst(case, count, _Mutant(case.strategy, wrong))[0] > THRESHOLD
 
 
 def test_vary_replaces_one_element_at_a_time() -> None:
