@@ -74,7 +74,7 @@ class _Mutant(eqx.Module):
 )
 def test_mutants_are_caught(name: str, wrong: str) -> None:
     case = SITES[name]
-    # The score function is the noisiest: a factor of 0.98 is four standard errors with its usual draws, eight with these.
+    # The score function is the noisiest: a factor of 0.98 is four standard errors as it stands, eight here.
     count = 4 * case.count if name == "Beta/Score" else case.count
     assert _worst(case, count, _Mutant(case.strategy, wrong))[0] > THRESHOLD
 
