@@ -58,7 +58,8 @@ def compare_estimators(
 
     Args:
         target: from `from_numpyro`, `from_pyro` or `from_logdensity`.
-        guide: a variational family, bound or not, or a fitted posterior.
+        guide: a variational family, bound or not, or a fitted posterior. A flow whose layers are not drawn is taken
+            where `fit` would start it.
         estimators: ``{name: gradient}``, as for ``gradient`` in `fit`.
         objective: what is differentiated; default `ELBO()`.
         num_particles: draws per gradient; a number or several.

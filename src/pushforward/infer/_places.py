@@ -16,10 +16,10 @@ from ..estimators import AbstractGradient, AbstractObjective
 from ..estimators.gradients import Parameters, join, split
 from ..models import Target
 from ..models._types import Key
-from ..models.guides import AbstractGuide
+from ..models.guides import AbstractFlow, AbstractGuide, Whitened
 from ._automatic import automatic_gradient
 from ._posterior import Posterior
-from ._starts import resolve_guide
+from ._starts import resolve_guide, starting_guides
 
 _STOPS = 40
 """Snapshots of an optimisation; their distance grows geometrically."""
@@ -45,24 +45,57 @@ def resolve_places(key: Key, target: Target, guide: Any, at: Any, objective: Abs
     Raises:
         ValueError: for an unknown place, or guides of another family.
     """
-    given = _guide_of(guide, target)
+    key_start, key_way = jax.random.split(key)
+    given = _drawn(key_start, _guide_of(guide, target), target)
     if at is None:
         return [Place("given", given, target.program.params)]
     if isinstance(at, Mapping):
         places = [_place(str(name), value, target) for name, value in at.items()]
     else:
         listed = [at] if isinstance(at, str | AbstractGuide | Posterior) else list(at)
-        places = _listed(key, target, given, listed, objective)
+        places = _listed(key_way, target, given, listed, objective)
     wrong = [place.name for place in places if type(place.guide) is not type(given)]
     if wrong or not places:
         raise ValueError(
             f"at={at!r}: expected places of the family {type(given).__name__}"
             + (f", but {wrong} are of another family." if wrong else ", got none.")
         )
+    return _alike([place._replace(guide=_drawn(key_start, place.guide, target)) for place in places], given)
+
+
+def _drawn(key: Key, guide: AbstractGuide, target: Target) -> AbstractGuide:
+    """A guide that can be drawn from: where the layers of a flow are missing, the start that `fit` would take.
+
+    A flow's outer coordinates are constants, so that only those of a fit are a fair start.
+    """
+    if not (isinstance(guide, AbstractFlow) and guide.layers is None):
+        return guide
+    start = starting_guides(key, target, guide, 1, None)[0]
+    return start.unwhiten() if isinstance(start, Whitened) else start
+
+
+def _alike(places: list[Place], given: AbstractGuide) -> list[Place]:
+    """Places that one compiled gradient takes: outer scales of flows as matrices where some are, else all alike.
+
+    Raises:
+        ValueError: for guides of other sizes.
+    """
+    flows: list[Any] = [place.guide for place in places if isinstance(place.guide, AbstractFlow)]
+    if len({jnp.ndim(flow.scale) for flow in flows}) > 1:
+        identity = (jnp.zeros_like(flows[0].shift), jnp.eye(jnp.size(flows[0].shift), dtype=flows[0].shift.dtype))
+        places = [place._replace(guide=flow.affine(*identity)) for place, flow in zip(places, flows, strict=True)]
+    shapes = [[x.shape for x in jax.tree.leaves(eqx.filter(place.guide, eqx.is_array))] for place in places]
+    for place, shape in zip(places, shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"Place '{place.name}' has parameters of other shapes than '{places[0].name}': expected members of one "
+                f"family of one size ({type(given).__name__} with the same settings)."
+            )
     return places
 
 
 def _guide_of(guide: Any, target: Target) -> AbstractGuide:
+    """The guide itself, bound."""
     if isinstance(guide, Posterior):
         if guide.guide is None:
             raise ValueError(f"This {guide.kind} result has no guide. Expected the result of pf.fit, or a guide.")
