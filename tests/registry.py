@@ -14,6 +14,7 @@ from oracles import k_draws
 from scipy import special
 
 import pushforward as pf
+from pushforward.estimators.sites import PathSite, ReparamSite, ScoreSite
 from pushforward.models import Target, guides
 from pushforward.models.guides import Whitened
 
@@ -154,6 +155,18 @@ GRADIENTS = {
     "Score": pf.Score(),
     "Adaptive": pf.Adaptive(),
 }
+
+SITE_STRATEGIES = {
+    "Enumerate": pf.Enumerate(),
+    "Implicit": pf.Implicit(),
+    "MeasureValued": pf.MeasureValued(),
+    "PathSite": PathSite(),
+    "Rejection": pf.Rejection(),
+    "Relax": pf.Relax(),
+    "ReparamSite": ReparamSite(),
+    "ScoreSite": ScoreSite(),
+}
+"""`pf.Path`, `pf.Reparam` and `pf.Score` at one site are the last of these."""
 
 KERNELS = {
     "NUTS": lambda: pf.NUTS(dense_mass=True),

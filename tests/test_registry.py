@@ -8,7 +8,8 @@ import pytest
 import registry
 
 import pushforward as pf
-from pushforward.estimators import AbstractGradient, AbstractObjective
+from pushforward.estimators import AbstractGradient, AbstractObjective, sites
+from pushforward.estimators.sites import AbstractSiteStrategy
 from pushforward.models import guides
 from pushforward.models.guides import AbstractGuide
 from pushforward.samplers import AbstractSampler
@@ -29,6 +30,7 @@ def public(base, *modules):
         (AbstractGuide, registry.GUIDES, (pf, guides)),
         (AbstractObjective, registry.OBJECTIVES, (pf,)),
         (AbstractGradient, registry.GRADIENTS, (pf,)),
+        (AbstractSiteStrategy, registry.SITE_STRATEGIES, (pf, sites)),
         (AbstractSampler, registry.KERNELS, (pf,)),
     ],
 )

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+import registry
 from scipy.stats import norm
 
 from pushforward.estimators.sites import Enumerate, MeasureValued, ReparamSite, ScoreSite
 from pushforward.estimators.sites._elements import elements, vary
 
 from .site_cases import SITES, SiteCase, estimates, exact
+from .site_cases_more import MORE_SITES
 
 COMPARISONS = sum(4 * len(case.theta) for case in SITES.values())
 THRESHOLD = norm.isf(0.005 / COMPARISONS)
@@ -38,6 +40,12 @@ def test_moments(name: str) -> None:
     z, relative = _worst(SITES[name], SITES[name].count)
     assert z < THRESHOLD
     assert relative < 0.01
+
+
+def test_every_registered_strategy_has_a_case() -> None:
+    checked = tuple({type(case.strategy) for case in {**SITES, **MORE_SITES}.values()})
+    missing = [name for name, strategy in registry.SITE_STRATEGIES.items() if not isinstance(strategy, checked)]
+    assert not missing
 
 
 class _Mutant(eqx.Module):

@@ -115,7 +115,13 @@ def fit(
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
-    objective = _checked(objective, ELBO(), AbstractObjective, "objective", "pf.ELBO()")
+    objective = _checked(
+        objective,
+        ELBO(),
+        AbstractObjective,
+        "objective",
+        "pf.ELBO() or another objective; a function of log-weights becomes one by @pf.objective above its definition",
+    )
     particles = (
         default_particles(target, bound_guide, objective)
         if num_particles is None

@@ -14,6 +14,7 @@ from ._enumeration import Component, eliminate
 from ._labels import check_labels, plain_labels, site_dims
 from ._program import AbstractProgram, Evaluation, Site, Term
 from ._types import Batch, Key, Position, Values
+from ._weights import check_weights
 
 _INITIAL_ATTEMPTS = 100
 """Rounds of redrawing before `Target.initial` gives up; the box shrinks from 2 to 0.02 over them."""
@@ -113,6 +114,12 @@ class Target(eqx.Module):
             ValueError: if an observed site shares an enumerated variable with another observed site or with other
                 plates, so that its marginal likelihood has no pointwise form.
         """
+        integrated = [s.name for s in self.program.sites if s.auxiliary]
+        if integrated:
+            raise ValueError(
+                f"The pointwise log-likelihood does not exist: {self.program.source} integrates sites out together "
+                f"with its observations (noise {integrated}). Expected these sites as latents of the model."
+            )
         evaluation = self.program.evaluate(position)
         observed = {s.name for s in self.program.sites if s.kind == "observed"}
         if not self.program.enumerated:
@@ -215,13 +222,13 @@ class Target(eqx.Module):
         Weight 0.5 on an observed site tempers its likelihood, weights on latent sites their priors. With weights other
         than one the ELBO bounds a tempered evidence, no longer log p(data).
 
+        Args:
+            weights: ``{site: weight}``, a number per site, or an array of its batch shape where that is not subsampled.
+
         Raises:
-            ValueError: if a name is not a site of the program.
+            ValueError: if a name is not a site of the program, or a weight is negative, not finite or of another shape.
         """
-        known = {s.name for s in self.program.sites if s.kind != "deterministic"}
-        unknown = sorted(set(weights) - known)
-        if unknown:
-            raise ValueError(f"Unknown site(s) {unknown} in weights: expected names among {sorted(known)}.")
+        check_weights(weights, self.program.sites)
         merged = {**self.weights, **weights}
         return self._replace(weights=merged)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...models._types import Batch
+from .._numbers import as_float
 from ._base import Gain, leave_one_out
 
 _DECAY = 0.05
@@ -81,7 +83,7 @@ class UserBaseline(AbstractBaseline):
         self, gain: Gain, weights: Float[Array, " k"], batch: Batch | None
     ) -> tuple[Float[Array, "..."], None]:
         """See `AbstractBaseline`."""
-        return jnp.asarray(self.function(batch), weights.dtype), None
+        return _one_number(self.function(batch), "baseline's function", weights), None
 
 
 class AverageBaseline(AbstractBaseline):
@@ -125,6 +127,10 @@ class LearnedBaseline(AbstractBaseline):
         average: AverageBaseline | None = None,
         square: AverageBaseline | None = None,
     ) -> None:
+        if not 0 <= as_float(learning_rate) < math.inf:
+            raise ValueError(
+                f"LearnedBaseline(learning_rate={learning_rate!r}): expected a number that is not negative, e.g. 0.01."
+            )
         self.network, self.learning_rate = network, learning_rate
         self.average = AverageBaseline() if average is None else average
         self.square = AverageBaseline() if square is None else square
@@ -140,7 +146,7 @@ class LearnedBaseline(AbstractBaseline):
         learned, static = eqx.partition(self.network, eqx.is_inexact_array)
 
         def error(learned: Any) -> tuple[Array, Array]:
-            guess = jnp.asarray(eqx.combine(learned, static)(batch), weights.dtype)
+            guess = _one_number(eqx.combine(learned, static)(batch), "baseline's network", weights)
             return 0.5 * (guess - jnp.clip(value, -5.0, 5.0)) ** 2, guess
 
         slope, guess = jax.grad(error, has_aux=True)(learned)
@@ -148,6 +154,35 @@ class LearnedBaseline(AbstractBaseline):
         return mean + scale * jax.lax.stop_gradient(guess), LearnedBaseline(
             step, self.learning_rate, mean_step, square_step
         )
+
+    def check(self, num_particles: int) -> None:
+        """See `AbstractBaseline.check`."""
+        if not _takes_a_batch(self.network):
+            raise ValueError(
+                f"LearnedBaseline({self.network!r}): expected a network that is called with the minibatch's indices "
+                "(None without a minibatch) and returns one number, e.g. an equinox module."
+            )
+
+
+def _takes_a_batch(function: Any) -> bool:
+    """Whether something can be called with one argument."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # built-in functions may have no signature
+        return callable(function)
+    return True
+
+
+def _one_number(value: Any, source: str, weights: Array) -> Float[Array, ""]:
+    number = jnp.asarray(value, weights.dtype)
+    if number.shape != ():
+        raise ValueError(
+            f"The {source} returns an array of shape {number.shape}: expected one number, which is subtracted from "
+            "every draw's objective."
+        )
+    return number
 
 
 def resolve_baseline(baseline: object) -> AbstractBaseline:
@@ -163,9 +198,9 @@ def resolve_baseline(baseline: object) -> AbstractBaseline:
         return named[baseline]()
     if isinstance(baseline, int | float) and not isinstance(baseline, bool) and math.isfinite(baseline):
         return Constant(float(baseline))
-    if callable(baseline):
+    if _takes_a_batch(baseline):
         return UserBaseline(baseline)
     raise ValueError(
-        f"Score(baseline={baseline!r}): expected one of {sorted(named)}, a number, a function of the minibatch, or "
-        "pf.LearnedBaseline(network)."
+        f"Score(baseline={baseline!r}): expected one of {sorted(named)}, a number, a function of the minibatch's "
+        "indices (one argument), or pf.LearnedBaseline(network)."
     )

@@ -73,19 +73,31 @@ def check_sites(
         )
     batch = jax.eval_shape(target.minibatch, jax.random.key(0)) if target.subsampled else None
 
+    refusals: list[ValueError] = []
+
     def look(key: Any, batch: Any) -> None:
         trace = guide.trace(batch, key=key)
-        for site, strategy in strategies.items():
-            entry = trace[site]
-            if entry.get("_control_flow_done") and not (strategy.pathwise and entry["fn"].has_rsample):
-                raise ValueError(
-                    f"Site '{site}' lies inside a scan and is met once for all steps: expected a reparameterised site "
-                    "with pf.Path() or pf.Reparam() there; write the loop in Python to give it another strategy."
-                )
-            strategy.check(site, entry["fn"])
-        _refuse_jumps(strategies, guide, trace, batch)
+        try:
+            _check_each(strategies, trace)
+            _refuse_jumps(strategies, guide, trace, batch)
+        except ValueError as error:
+            refusals.append(error)
 
     jax.eval_shape(look, jax.random.key(0), batch)
+    # Raised out here: JAX adds a remark on its own traceback to whatever passes through it.
+    for refusal in refusals:
+        raise refusal
+
+
+def _check_each(strategies: Mapping[str, AbstractSiteStrategy], trace: Mapping[str, Any]) -> None:
+    for site, strategy in strategies.items():
+        entry = trace[site]
+        if entry.get("_control_flow_done") and not (strategy.pathwise and entry["fn"].has_rsample):
+            raise ValueError(
+                f"Site '{site}' lies inside a scan and is met once for all steps: expected a reparameterised site "
+                "with pf.Path() or pf.Reparam() there; write the loop in Python to give it another strategy."
+            )
+        strategy.check(site, entry["fn"])
 
 
 def _refuse_jumps(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...models.guides import AbstractGuide, ProgramGuide
-from ..objectives import AbstractObjective
+from ..objectives import AbstractObjective, ForwardKL
 from ..sites import AbstractSiteStrategy, PathSite, ReparamSite, ScoreSite
 from ._base import AbstractGradient
 from ._baselines import AbstractBaseline, LeaveOneOut
@@ -14,6 +14,7 @@ from ._path import Path
 from ._reparam import Reparam
 from ._score import Score
 from ._sites import SiteGradients
+from ._sleep import Sleep
 
 
 def resolve_gradient(
@@ -32,6 +33,8 @@ def resolve_gradient(
     Raises:
         ValueError: if it is none of these.
     """
+    if isinstance(objective, ForwardKL) and objective.sleeps:
+        return _asleep(gradient, objective, where)
     if gradient is None:
         gradient = Path()
     if isinstance(gradient, type) and issubclass(gradient, AbstractGradient | AbstractSiteStrategy):
@@ -52,6 +55,20 @@ def resolve_gradient(
     )
 
 
+def _asleep(gradient: Any, objective: ForwardKL, where: str) -> AbstractGradient:
+    """The one estimator of the sleep phase, in which no site of the guide is drawn."""
+    kind = gradient if isinstance(gradient, type) else type(gradient)
+    if gradient is None or (kind in (Reparam, Score) and (kind is gradient or _by_site(gradient))):
+        return Sleep(objective.data, objective.phase == "wake-sleep")
+    if isinstance(gradient, Sleep):
+        return gradient
+    raise ValueError(
+        f"{where}={gradient!r} with ForwardKL(phase={objective.phase!r}): the guide learns from draws of the model by "
+        "maximum likelihood, so that no site of it is drawn and its noise is not known. Expected no gradient, "
+        "pf.Reparam() or pf.Score(), which are the same here."
+    )
+
+
 def _by_site(gradient: Any) -> bool:
     """Whether an estimator for a whole guide means the same strategy at every site."""
     if type(gradient) is Reparam:
@@ -69,7 +86,7 @@ def _strategy(value: Any, where: str) -> tuple[AbstractSiteStrategy, AbstractBas
     if type(value) is Reparam and _by_site(value):
         return ReparamSite(), None
     if type(value) is Score:
-        return ScoreSite(), value.baseline
+        return ScoreSite(value.signal), value.baseline
     raise ValueError(
         f"{where}={value!r}: expected a strategy for one site, e.g. pf.Path(), pf.Reparam(), pf.Score(), "
         "pf.Enumerate() or pf.MeasureValued()."

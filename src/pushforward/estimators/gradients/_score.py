@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 from jaxtyping import Array
 
@@ -24,18 +25,29 @@ class Score(AbstractGradient):
     Args:
         baseline: ``"leave-one-out"`` (needs two particles), ``"none"``, ``"average"`` (running mean of F),
             `LearnedBaseline`, a number, or a function ``batch -> number``.
+        signal: what a site of a program guide learns from. ``"local"``: what can depend on the site, which is its own
+            plate element and, for the ELBO, the terms downstream of it (Rao-Blackwellisation). ``"global"``: the
+            objective of the whole draw, which is the plain estimator; `compare_estimators` then measures what locality
+            is worth. Guides that draw all latents at once have one signal, the global one.
 
     Unbiased for every objective and guide with a density; a baseline may not depend on its own draw. Variance grows
     with the number of latents. Cost: one density of target and guide per particle, no gradient in z.
 
     Reference: Williams, Simple statistical gradient-following algorithms, 1992; Mnih and Rezende, Variational inference
-    for Monte Carlo objectives, arXiv:1602.06725, eqs. 9 and 13.
+    for Monte Carlo objectives, arXiv:1602.06725, eqs. 9 and 13; Mnih and Gregor, arXiv:1402.0030, section 2.3, and
+    Ranganath et al., Black box variational inference, arXiv:1401.0118, section 3.1, for local signals.
     """
 
     baseline: AbstractBaseline
+    signal: str = eqx.field(static=True)
 
-    def __init__(self, baseline: object = "leave-one-out") -> None:
-        self.baseline = resolve_baseline(baseline)
+    def __init__(self, baseline: object = "leave-one-out", *, signal: str = "local") -> None:
+        if signal not in ("local", "global"):
+            raise ValueError(
+                f"Score(signal={signal!r}): expected 'local' (a site learns from what depends on it) or 'global' (from "
+                "the whole objective, with more variance)."
+            )
+        self.baseline, self.signal = resolve_baseline(baseline), signal
 
     def value_and_grad(
         self,
@@ -70,7 +82,7 @@ class Score(AbstractGradient):
         return estimate(objective, weights), gradient._replace(estimator=self._step(step))
 
     def _step(self, step: AbstractBaseline | None) -> Score | None:
-        return None if step is None else Score(step)
+        return None if step is None else Score(step, signal=self.signal)
 
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""

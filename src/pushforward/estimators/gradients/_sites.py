@@ -52,7 +52,7 @@ class SiteGradients(AbstractGradient):
     Where all terms of the log-weight lie in common plates the objective is applied to every plate element and summed,
     with the plates' scale. For objectives that are linear in the log-weights (the ELBO) a site's outcome is restricted
     to terms that depend on it, and to its own plate element (Rao-Blackwellisation); otherwise it is the objective of
-    its plate element.
+    its plate element. ``Score(signal="global")`` does without either restriction.
     """
 
     strategies: dict[str, AbstractSiteStrategy]
@@ -225,11 +225,13 @@ class _Surrogates(NamedTuple):
 
     def _current(self, name: str, reach: Mapping[str, list[str]]) -> tuple[Array, AbstractBaseline | None]:
         """The outcome at the value drawn, minus the site's baseline, for every particle."""
-        baseline = self.own.baselines.get(name)
+        baseline, strategy = self.own.baselines.get(name), self.program.strategies[name]
+        whole = isinstance(strategy, ScoreSite) and strategy.signal == "global"
         if not self.linear:
-            return self.plated.current(baseline, self.program.batch)
-        chosen = [self.terms[t] for t in reach[name]]
-        signal = jax.vmap(lambda terms: total(terms, common(terms)))(chosen)
+            outcomes, step = self.plated.current(baseline, self.program.batch)
+            return (jnp.sum(outcomes, axis=tuple(range(1, outcomes.ndim))) if whole else outcomes), step
+        chosen = list(self.terms.values()) if whole else [self.terms[t] for t in reach[name]]
+        signal = jax.vmap(lambda terms: total(terms, () if whole else common(terms)))(chosen)
         return self.plated.linear_current(signal, baseline, self.program.batch)
 
 

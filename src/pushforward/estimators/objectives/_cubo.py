@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._numbers import as_float
 from ._base import AbstractObjective
 from ._power import UPPER_BOUND_PARTICLES, check_logarithm, log_power_mean
 
@@ -36,16 +37,17 @@ class CUBO(AbstractObjective):
     offset: float = eqx.field(static=True)
 
     def __init__(self, n: float = 2.0, *, exponential: bool = False, offset: float = 0.0) -> None:
-        if not (n > 1 and math.isfinite(n)):
+        order, guess = as_float(n), as_float(offset)
+        if not (order > 1 and math.isfinite(order)):
             raise ValueError(
-                f"CUBO(n={n}): expected a finite order above 1, e.g. 2 (order 1 is the log evidence itself, whatever "
+                f"CUBO(n={n!r}): expected a finite order above 1, e.g. 2 (order 1 is the log evidence itself, whatever "
                 "the guide)."
             )
-        if not math.isfinite(offset):
+        if not math.isfinite(guess):
             raise ValueError(
-                f"CUBO(offset={offset}): expected a finite guess of log p(data) in nats, e.g. the ELBO of a first fit."
+                f"CUBO(offset={offset!r}): expected a finite guess of log p(data) in nats, e.g. the ELBO of a fit."
             )
-        self.n, self.exponential, self.offset = float(n), exponential, float(offset)
+        self.n, self.exponential, self.offset = order, exponential, guess
 
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Power mean of the weights with power n."""

@@ -37,6 +37,10 @@ class CustomObjective(AbstractObjective):
         """Whether F_k is found to be continuous along lines through fixed points, one log-weight moving at a time."""
         return _has_no_jump(self.function)
 
+    def check(self, num_particles: int) -> None:
+        """See `AbstractObjective.check`: the function is tried on this many log-weights."""
+        _check_scalar(self.function, num_particles)
+
     def model_gain(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """The function itself, or the IWELBO where it is minimised: model parameters cannot follow an upper bound."""
         return log_power_mean(log_weights, 1.0) if self.minimise else self(log_weights)
@@ -73,20 +77,7 @@ def objective(
     """
 
     def build(function: Callable[[Array], Array]) -> CustomObjective:
-        name = getattr(function, "__name__", "objective")
-        try:
-            result = jax.eval_shape(function, jnp.zeros(4))
-            shape, dtype = result.shape, result.dtype
-        except Exception as error:  # the function is the user's code: any exception type is possible
-            raise ValueError(
-                f"The objective '{name}' failed on four log-weights: {error} Expected a JAX function of one vector, "
-                "which returns one number."
-            ) from error
-        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"The objective '{name}' returns {dtype} of shape {shape} for log-weights of shape (4,): expected a "
-                "floating-point scalar. Reduce over the draws, for instance with jnp.mean."
-            )
+        _check_scalar(function, 4)
         return CustomObjective(function, minimise)
 
     if function is None:
@@ -97,6 +88,24 @@ def objective(
             "@pf.objective above its definition."
         )
     return build(function)
+
+
+def _check_scalar(function: Callable[[Array], Array], count: int) -> None:
+    name = getattr(function, "__name__", "objective")
+    try:
+        result = jax.eval_shape(function, jnp.zeros(count))
+        shape, dtype = result.shape, result.dtype
+    except Exception as error:  # the function is the user's code: any exception type is possible
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"The objective '{name}' failed on {count} log-weights ({type(error).__name__}: {reason}). Expected a "
+            "function of one vector of any length, written in jax.numpy, which returns one number."
+        ) from error
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"The objective '{name}' returns {dtype} of shape {shape} for log-weights of shape ({count},): expected a "
+            "floating-point scalar. Reduce over the draws, for instance with jnp.mean."
+        )
 
 
 def _has_no_jump(function: Callable[[Array], Array]) -> bool:

@@ -7,6 +7,7 @@ import math
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from .._numbers import as_float
 from ._base import AbstractObjective
 from ._power import UPPER_BOUND_PARTICLES, check_logarithm, log_power_mean
 
@@ -29,9 +30,12 @@ class Renyi(AbstractObjective):
     alpha: float = eqx.field(static=True)
 
     def __init__(self, alpha: float) -> None:
-        if math.isnan(alpha):
-            raise ValueError(f"Renyi(alpha={alpha}): expected a real number or infinity, e.g. 0.5.")
-        self.alpha = float(alpha)
+        self.alpha = as_float(alpha)
+        if math.isnan(self.alpha):
+            raise ValueError(
+                f"Renyi(alpha={alpha!r}): expected a real number or infinity, e.g. 0.5 (1 is the ELBO, 0 the IWELBO, "
+                "and negative ones give upper bounds)."
+            )
 
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Power mean of the weights with power 1 - alpha."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._numbers import as_float
 from ._base import AbstractObjective
 
 
@@ -37,7 +38,8 @@ class TVO(AbstractObjective):
             inner = np.geomspace(0.025, 1.0, partition) if partition > 1 else [1.0]
             points = [0.0, *(float(x) for x in inner)]
         else:
-            points = [float(x) for x in partition] if isinstance(partition, Sequence | np.ndarray) else []
+            listed = isinstance(partition, Sequence) or getattr(partition, "ndim", 0) == 1
+            points = [as_float(x) for x in partition] if listed else []
         if len(points) < 2 or points[0] != 0.0 or points[-1] != 1.0 or not bool(np.all(np.diff(points) > 0)):
             raise ValueError(
                 f"TVO(partition={partition!r}): expected increasing inverse temperatures that start at 0 and end at 1, "

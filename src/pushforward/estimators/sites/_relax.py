@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...models._types import Key
+from .._numbers import as_float
 from ._base import AbstractSiteStrategy, Outcome
 from ._family import base_of, is_family
 from ._relaxed_laws import BERNOULLI, CATEGORICAL, ONE_HOT, Relaxed, relaxed
@@ -79,10 +81,10 @@ class Relax(AbstractSiteStrategy):
     def __init__(self, method: str = "rebar", *, temperature: float = 0.5, learning_rate: float = 0.01) -> None:
         if method not in METHODS:
             raise ValueError(f"Relax(method={method!r}): expected one of {list(METHODS)}.")
-        if not (temperature > 0 and learning_rate >= 0):
+        if not (0 < as_float(temperature) < math.inf and 0 <= as_float(learning_rate) < math.inf):
             raise ValueError(
-                f"Relax(temperature={temperature}, learning_rate={learning_rate}): expected a positive temperature, "
-                "e.g. 0.5, and a learning rate of at least 0."
+                f"Relax(temperature={temperature!r}, learning_rate={learning_rate!r}): expected a positive "
+                "temperature, e.g. 0.5, and a learning rate of at least 0."
             )
         self.method, self.temperature, self.learning_rate = method, float(temperature), float(learning_rate)
         self.control = None if method == "gumbel-softmax" else _fresh(temperature)
