@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jaxtyping import Array
 from numpyro import handlers
 
-from ._numpyro_run import AUXILIARY
+from ._auxiliary import from_noise, in_guide, noise_law
+from ._numpyro_run import AUXILIARY, HIDDEN, LOG_DET, is_factor
 
 MARGINAL = "marginal/"
 """Prefix of the factor that turns a joint density into an estimate of a marginal one."""
@@ -32,8 +34,30 @@ class Tagged(numpyro.primitives.Messenger):
             msg["name"] += self.suffix
 
 
+class _Given(numpyro.primitives.Messenger):
+    """Runs a model for the values of its sites: integrated-out sites are hidden, the others score nothing."""
+
+    def __init__(self, fn: Callable[..., Any], over: Sequence[str]) -> None:
+        self.over = over
+        super().__init__(fn)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        # The change of variables of a site, recorded on the way, is no site of the program.
+        if msg["type"] != "sample" or msg["name"].startswith(LOG_DET):
+            return
+        if msg["infer"].get("enumerate") == "parallel":
+            raise ValueError(
+                f"Site '{msg['name']}' is enumerated inside a program that pf.marginal integrates by importance "
+                "sampling: expected it outside that program."
+            )
+        if msg["name"] in self.over:
+            msg["infer"] = {**msg["infer"], HIDDEN: True}
+        else:
+            msg["fn"] = msg["fn"].mask(mask=False)
+
+
 class Marginal:
-    """A program with auxiliary sites integrated out. Built by `marginal`; call it inside a guide."""
+    """A program with sites integrated out. Built by `marginal`; call it inside a guide or a model."""
 
     def __init__(
         self,
@@ -47,14 +71,65 @@ class Marginal:
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Draw the program's sites and record the estimate of the marginal density; returns the values it keeps."""
-        drawn = handlers.trace(Tagged(self.program, self.over)).get_trace(*args, **kwargs)
-        sites = {k: v for k, v in drawn.items() if v["type"] == "sample"}
+        return (self._in_guide if in_guide() else self._in_model)(args, kwargs)
+
+    def _in_model(self, args: Any, kwargs: Any) -> dict[str, Array]:
+        """The sites kept have values already (or draw them); all particles come from the proposal, by noise sites."""
+        drawn = handlers.trace(_Given(self.program, self.over)).get_trace(*args, **kwargs)
+        sites = {
+            k: v for k, v in drawn.items() if v["type"] == "sample" and not k.startswith(LOG_DET) and not is_factor(v)
+        }
+        self._check_names(sites)
+        kept = {k: v["value"] for k, v in sites.items() if k not in self.over}
+        data = {k: v for k, v in kept.items() if sites[k]["is_observed"]}
+        program = handlers.condition(self._bound(self.program, args, kwargs), data=data)
+        proposal = self._reverse(kept, args, kwargs)
+        frames: frozenset[int] | None = None
+        ratios = []
+        for i in range(self.num_particles):
+            values = self._push(proposal, i)
+            density, reverse = density_trace(program, {**kept, **values}), density_trace(proposal, values, self.over)
+            if frames is None:
+                frames = _outer_frames(sites, density, self.over)
+                _check_supports(sites, density, kept)
+            ratios.append(joint(density, frames) - joint(reverse, frames))
+        estimate = jax.nn.logsumexp(jnp.stack(ratios), axis=0) - math.log(self.num_particles)
+        numpyro.factor(MARGINAL + "+".join(self.over), estimate)
+        return kept
+
+    def _push(self, proposal: Callable[[], Any], index: int) -> dict[str, Array]:
+        """One draw of the proposal as a function of standard normal noise, which is a site of the model."""
+        values: dict[str, Array] = {}
+
+        def push(site: dict[str, Any]) -> Any:
+            name, fn = site["name"], site["fn"]
+            if site["type"] != "sample" or site["is_observed"] or name not in self.over:
+                return None
+            law = noise_law(tuple(fn.shape()), len(fn.event_shape))
+            eps = numpyro.sample(f"{name}@{index}", law, infer={AUXILIARY: True})
+            values[name] = from_noise(name, fn, eps)
+            return values[name]
+
+        with handlers.block(hide_fn=lambda msg: msg["type"] == "sample" and msg["name"] in self.over):
+            handlers.substitute(proposal, substitute_fn=push)()
+        absent = sorted(set(self.over) - set(values))
+        if absent:
+            raise ValueError(f"The proposal of pf.marginal does not draw {absent}: expected all of {list(self.over)}.")
+        return values
+
+    def _check_names(self, sites: Mapping[str, Any]) -> None:
         missing = sorted(set(self.over) - set(sites))
         if missing:
             raise ValueError(
                 f"pf.marginal(over={list(self.over)}): the program draws no site {missing}. Expected names among "
                 f"{sorted(sites)}."
             )
+
+    def _in_guide(self, args: Any, kwargs: Any) -> dict[str, Array]:
+        """The first particle is drawn with the sites kept, the others come from the proposal."""
+        drawn = handlers.trace(Tagged(self.program, self.over)).get_trace(*args, **kwargs)
+        sites = {k: v for k, v in drawn.items() if v["type"] == "sample"}
+        self._check_names(sites)
         kept = {k: v["value"] for k, v in sites.items() if k not in self.over}
         own = {k: sites[k]["value"] for k in self.over}
         program, proposal = self._bound(self.program, args, kwargs), self._reverse(kept, args, kwargs)
@@ -80,7 +155,9 @@ class Marginal:
             return lambda: self.proposal(dict(kept), *args, **kwargs)  # type: ignore[misc]
         hidden = handlers.block(
             handlers.substitute(self._bound(self.program, args, kwargs), data=dict(kept)),
-            hide_fn=lambda msg: msg["type"] == "sample" and msg["name"] not in self.over,
+            hide_fn=lambda msg: (
+                msg["type"] == "sample" and msg["name"] not in self.over and not msg["infer"].get(AUXILIARY)
+            ),
         )
         return lambda: hidden()
 
@@ -138,6 +215,20 @@ def _outer_frames(drawn: Mapping[str, Any], inner: Mapping[str, Any], names: Seq
     return frozenset(f.dim for name in names for f in drawn[name]["cond_indep_stack"] if f.name not in own)
 
 
+def _check_supports(drawn: Mapping[str, Any], density: Mapping[str, Any], kept: Mapping[str, Array]) -> None:
+    """A latent's support may not move with what is integrated out: its unconstrained coordinates would."""
+    for name in kept:
+        if drawn[name]["is_observed"]:
+            continue
+        ends = [jax.tree.leaves(trace[name]["fn"].support) for trace in (drawn, density)]
+        known = not any(isinstance(x, jax.core.Tracer) for x in [*ends[0], *ends[1]])
+        if known and not all(np.array_equal(a, b) for a, b in zip(*ends, strict=True)):
+            raise ValueError(
+                f"The support of the latent site '{name}' depends on the sites that pf.marginal integrates out of the "
+                "model, so that its unconstrained coordinates have no meaning. Expected a fixed support."
+            )
+
+
 def marginal(
     program: Callable[..., Any],
     *,
@@ -145,30 +236,38 @@ def marginal(
     proposal: Callable[..., Any] | None = None,
     num_particles: int = 1,
 ) -> Marginal:
-    """Integrate some sites of a guide program out by importance sampling, with a reverse kernel as proposal.
+    """Integrate some sites of a program out by importance sampling, with a reverse kernel as proposal.
 
-    With u the sites in ``over``, z the others, r the proposal and M particles, log q(z) is replaced by
+    In a guide, with u the sites in ``over``, z the others, r the proposal and M particles, log q(z) is replaced by
     log (1/M) sum_i q(z, u_i) / r(u_i | z), u_1 drawn with z from the program and the others from r. Its reciprocal is
     an unbiased estimate of 1 / q(z), so that every lower bound stays one: with M = 1 it is hierarchical variational
     inference, with more particles IWHVI, and under `IWELBO` with K draws DIWHVI. Where r is the exact conditional of u
     the estimate has no error at M = 1.
 
+    In a model log p(z, x) is replaced by log (1/M) sum_i p(z, x, u_i) / r(u_i | z, x), all u_i from r: an unbiased
+    estimate of the density, so that lower bounds on log p(x) stay lower bounds (and `CUBO` an upper one), looser by
+    about var(weights) / 2M nats. The u_i are functions of standard normal sites ``u@i`` of the model, which program
+    guides draw by themselves and other guides and samplers move on as on any latent: the density is a fixed function of
+    them whose marginal over them is exact, so that samplers sample the exact posterior of z (pseudo-marginal).
+
     Args:
         program: a NumPyro program, called with the arguments that the result is called with.
         over: names of the sites to integrate out.
         proposal: a NumPyro program ``proposal(kept, *args)`` that draws the sites in ``over`` given the values of the
-            others; None takes the program's own conditionals. Its ``numpyro.param`` are learned with the guide's.
+            others, in a model the observed ones too; None takes the program's own conditionals. Its ``numpyro.param``
+            are learned with those around it. In a model its sites need an inverse distribution function.
         num_particles: M. Particle i draws sites named ``u@i``.
 
     Returns:
-        A program, to be given to `program_guide` or called inside one. Inside a plate it integrates per plate element.
+        A program, to be given to `program_guide` or `from_numpyro` or called inside one. Inside a plate it integrates
+        per plate element.
 
     Raises:
         ValueError: when run, if a name is no site of the program or the proposal draws other sites.
 
     Cost: M densities of program and proposal. References: Ranganath et al., Hierarchical variational models,
     arXiv:1511.02386; Sobolev and Vetrov, Importance weighted hierarchical variational inference, arXiv:1905.03290,
-    eq. 6.
+    eq. 6; Burda et al., arXiv:1509.00519, eq. 8.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist

@@ -25,8 +25,9 @@ class _Chosen(dist.Delta):
     """A value picked elsewhere, where its density is accounted for."""
 
     def log_prob(self, value: Any) -> Any:
-        """Zero: the value is a copy."""
-        return jnp.zeros(self.batch_shape, jnp.result_type(float))
+        """Zero: the value is a copy. What depends on the particle picked is to be seen to depend on it, however."""
+        event = tuple(range(-self.event_dim, 0))
+        return jnp.sum(jnp.where(self.v > 0, 0.0, jnp.zeros(())), axis=event).astype(jnp.result_type(float))
 
 
 class Normalized:

@@ -14,6 +14,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from ._arguments import Arguments, Static, array_arguments, bind_arguments, program_name, unset_arguments
+from ._normalize import NORMALIZE
 from ._numpyro_run import FREE, LOG_DET, Binding, is_factor, run, site_term
 from ._numpyro_structure import Structure, discover
 from ._program import AbstractProgram, Evaluation, Plate, Site, Term
@@ -128,10 +129,23 @@ class NumPyroProgram(AbstractProgram):
             log_dets[name] = jnp.sum(log_det) * (1.0 if scale is None else scale)
         return position, log_dets
 
-    def simulate(self, key: Key, values: Values | None = None) -> Values:
-        """See `AbstractProgram.simulate`. Enumerated sites are drawn, not summed."""
+    def simulate(self, key: Key, values: Values | None = None, batch: Batch | None = None) -> Values:
+        """See `AbstractProgram.simulate`. Enumerated sites are drawn, not summed.
+
+        With a batch, sites inside a subsampled plate are drawn, and given, at minibatch size.
+        """
+        integrated = [s.name for s in self.sites if s.auxiliary]
+        if values and integrated:
+            raise ValueError(
+                f"{self.source} integrates sites out (noise {integrated}), and its data cannot be simulated at given "
+                "values of the others without them: expected these sites as latents of the model for predictions."
+            )
         binding = Binding(
-            values=dict(values or {}), params=self.param_values(), plates={p.name: p for p in self.plates}
+            values=dict(values or {}),
+            values_in_batch=True,
+            params=self.param_values(),
+            batch=self._check_batch(batch),
+            plates={p.name: p for p in self.plates},
         )
         try:
             trace = run(handlers.uncondition(self.model), self.arguments, binding, key=key)
@@ -252,12 +266,12 @@ def from_numpyro(
         )
     named = bind_arguments(model, args, kwargs)
     program = build_program(model, args, kwargs, jax.random.key(0))
-    hidden = [s.name for s in program.sites if s.auxiliary]
-    if hidden:
+    picks = [s.name for s in program.sites if s.auxiliary and s.name.startswith(NORMALIZE)]
+    if picks:
         raise ValueError(
-            f"The model '{program_name(model)}' integrates {hidden} out with pf.marginal or pf.normalize, which draws "
-            "random numbers inside the density: expected them in guides only. Keep these sites as latents of the model "
-            "and let a guide draw them (num_particles and pf.IWELBO() give the same bound)."
+            f"The model '{program_name(model)}' samples {picks} with pf.normalize, whose density is an estimate with "
+            "an unbiased reciprocal: expected it in guides only, where lower bounds stay bounds. To integrate sites of "
+            "a model out use pf.marginal, or keep them as latents and let a guide draw them."
         )
     if not any(s.kind in ("observed", "factor") for s in program.sites):
         unset = unset_arguments(model, named)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -24,6 +25,8 @@ from ._types import Key
 LOG_DET = "__log_det__/"
 AUXILIARY = "auxiliary"
 """Entry of a site's ``infer`` dictionary: drawn by a guide for its own purposes, without a twin in the model."""
+HIDDEN = "hidden"
+"""Entry of a site's ``infer`` dictionary: drawn by a model on its way, and no part of its joint density."""
 FREE = "free"
 """Constraint of a learnable parameter that is a pytree (a neural-network module)."""
 
@@ -166,12 +169,17 @@ def run(
     if tolerate_improper:
         bound = handlers.substitute(bound, substitute_fn=_feasible_improper)
     bound = handlers.seed(bound, key) if key is not None else _NoRandomness(bound)
-    return dict(handlers.trace(bound).get_trace(*args, **kwargs))
+    trace = handlers.trace(bound).get_trace(*args, **kwargs)
+    return {name: site for name, site in trace.items() if not site.get("infer", {}).get(HIDDEN)}
 
 
 class _NoRandomness(numpyro.primitives.Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         drawn = msg["type"] == "sample" and msg["value"] is None and not msg["is_observed"]
+        if drawn and msg["infer"].get(HIDDEN):
+            # Any value will do: what is drawn from it is given, and its density is not read.
+            msg["value"] = msg["fn"].sample(jax.random.key(0))
+            return
         if (msg["type"] == "prng_key" and msg["value"] is None) or drawn:
             what = f"site '{msg['name']}'" if drawn else "a call of numpyro.prng_key()"
             raise ValueError(

@@ -12,6 +12,7 @@ import numpyro
 from jaxtyping import Array, Float
 
 from .._arguments import Static, program_name
+from .._auxiliary import AsGuide
 from .._numpyro import NumPyroProgram, build_program
 from .._numpyro_run import Binding, run, site_term
 from .._program import AbstractProgram, Plate, Site
@@ -61,7 +62,8 @@ class ProgramGuide(AbstractGuide):
             args, kwargs = target.program.arguments.unpack()
         else:
             args, kwargs = (), {}
-        program = build_program(self.function, args, kwargs, jax.random.key(0))
+        noise = [site for site in target.program.latents if site.auxiliary]
+        program = build_program(AsGuide(self.function, noise), args, kwargs, jax.random.key(0))
         check_guide(program, target.program, program_name(self.function))
         return ProgramGuide(program.params, program, target.program, self.function, self.given)
 
@@ -110,8 +112,9 @@ class ProgramGuide(AbstractGuide):
                 from it leaves the draw to NumPyro.
         """
         binding = Binding(**self._binding(batch), values=values or {}, values_in_batch=True)
-        function = self.function if choose is None else _Choose(self.function, choose)
-        return run(function, bound(self, self.program).arguments, binding, key=key)
+        program = bound(self, self.program)
+        function = program.model if choose is None else _Choose(program.model, choose)
+        return run(function, program.arguments, binding, key=key)
 
     def trainable(self) -> Any:
         """See `AbstractGuide.trainable`: the program's parameters only."""
@@ -137,7 +140,7 @@ class ProgramGuide(AbstractGuide):
         }
 
     def _run(self, binding: Binding, key: Key | None) -> tuple[Values, Array]:
-        trace = run(self.function, self.program.arguments, binding, key=key)
+        trace = run(self.program.model, self.program.arguments, binding, key=key)
         values: Values = {}
         log_q = jnp.zeros((), jnp.result_type(float))
         for name, site in trace.items():
