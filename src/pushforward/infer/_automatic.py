@@ -27,7 +27,7 @@ def resolve_gradient(
         ValueError: if it is none of these.
     """
     if isinstance(gradient, str) and gradient == "auto":
-        return Adaptive()
+        return gradients.resolve_gradient(None, guide, objective) if objective.sleeps else Adaptive()
     return gradients.resolve_gradient(gradient, guide, objective, name)
 
 
@@ -64,6 +64,8 @@ def automatic_gradient(
     Where `Path` and `Reparam` both apply, `Adaptive` mixes them by what is measured along the way; otherwise the first
     that applies of `Reparam`, `Score` with leave-one-out and `Score` with a running mean.
     """
+    if objective.sleeps:
+        return gradients.resolve_gradient(None, guide, objective), "Sleep: simulated draws leave maximum likelihood"
     if guide.point:
         return Reparam(), "Reparam: a point mass has no log q, so all pathwise gradients are one"
     candidates = (Adaptive(), Path(), Reparam(), Score(), Score("average"))

@@ -43,6 +43,13 @@ class Arguments(eqx.Module):
         args, kwargs = eqx.combine(self.arrays, self.rest.value)
         return args, kwargs
 
+    def replaced(self, values: Mapping[int, Any]) -> Arguments:
+        """The arguments with some leaves of `unpack` replaced, by their number. For use within one trace."""
+        leaves, treedef = jax.tree.flatten(self.unpack())
+        for number, value in values.items():
+            leaves[number] = value
+        return Arguments(*jax.tree.unflatten(treedef, leaves), lift=False)
+
 
 def bind_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Match arguments with the program's signature and check them.
@@ -101,9 +108,23 @@ def array_arguments(named: Mapping[str, Any]) -> dict[str, Array]:
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             if isinstance(leaf, (np.ndarray, jax.Array)) and np.asarray(leaf).dtype.kind in "biuf":
-                suffix = "".join(f".{getattr(k, 'key', getattr(k, 'idx', k))}" for k in path)
-                out[name + suffix] = jnp.asarray(leaf)
+                out[name + _suffix(path)] = jnp.asarray(leaf)
     return out
+
+
+def leaf_numbers(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Number of each leaf of ``(args, kwargs)``, by the names of `array_arguments`."""
+    leaves, treedef = jax.tree.flatten((args, dict(kwargs)))
+    marked = jax.tree.unflatten(treedef, [Static(number) for number in range(len(leaves))])
+    out: dict[str, int] = {}
+    for name, value in bind_arguments(model, *marked).items():
+        for path, mark in jax.tree_util.tree_leaves_with_path(value):
+            out[name + _suffix(path)] = mark.value
+    return out
+
+
+def _suffix(path: Any) -> str:
+    return "".join(f".{getattr(k, 'key', getattr(k, 'idx', k))}" for k in path)
 
 
 def program_name(model: Callable[..., Any]) -> str:

@@ -201,6 +201,11 @@ def power_of(gain: Gain) -> tuple[float, float] | None:
 
 def estimate(objective: AbstractObjective, weights: Float[Array, " k"]) -> Estimate:
     """Value and loss at log-weights of draws of the guide."""
+    if objective.sleeps:
+        raise ValueError(
+            f"{type(objective).__name__} in its sleep phase simulates its draws, which this gradient estimator cannot "
+            "use: expected no gradient at all, or pf.Reparam(), resolved by pf.fit or resolve_gradient."
+        )
     if objective.draws is not None:
         raise ValueError(
             f"{type(objective).__name__}(draws=...) brings its own draws, which this gradient estimator cannot use: "

@@ -87,6 +87,11 @@ def _strategy(value: Any, where: str) -> tuple[AbstractSiteStrategy, AbstractBas
         return ReparamSite(), None
     if type(value) is Score:
         return ScoreSite(value.signal), value.baseline
+    if isinstance(value, AbstractGradient):
+        raise ValueError(
+            f"{where}={value!r} is an estimator for all draws of a guide at once, which says nothing about one site: "
+            "expected pf.Path() or pf.Reparam() without options, pf.Score(), pf.Enumerate() or another site strategy."
+        )
     raise ValueError(
         f"{where}={value!r}: expected a strategy for one site, e.g. pf.Path(), pf.Reparam(), pf.Score(), "
         "pf.Enumerate() or pf.MeasureValued()."

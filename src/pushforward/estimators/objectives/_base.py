@@ -33,6 +33,11 @@ class AbstractObjective(eqx.Module):
         return False
 
     @property
+    def sleeps(self) -> bool:
+        """Whether the guide learns from latents and data that are simulated (sleep phase, see `ForwardKL`)."""
+        return False
+
+    @property
     def default_particles(self) -> int:
         """Draws per step that suit the objective, where the user asks for no number."""
         return 8
