@@ -45,7 +45,7 @@ class AsGuide(Messenger):
 
 def in_guide() -> bool:
     """Whether the program that is running is a guide."""
-    message = {"type": _ROLE, "value": None, "fn": lambda: "model", "args": (), "kwargs": {}}
+    message: dict[str, Any] = {"type": _ROLE, "value": None, "fn": lambda: "model", "args": (), "kwargs": {}}
     return bool(apply_stack(message)["value"] == "guide")
 
 
