@@ -152,3 +152,16 @@ def test_model_parameters_get_the_plain_gradient(name, getkey):
 
     draws = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(getkey(), NUM_KEYS)))
     assert abs(draws.mean() - exact) < limit(1) * draws.std() / np.sqrt(NUM_KEYS)
+
+
+def test_a_learned_baseline_may_be_any_network(getkey):
+    """Activation functions are no arrays: what passes through ``jit`` must be, and steps must fit the estimator."""
+    network = eqx.nn.MLP(2, "scalar", 4, 1, activation=jnp.tanh, key=getkey())
+    gradient = pf.Score(pf.LearnedBaseline(eqx.nn.Sequential([eqx.nn.Lambda(lambda batch: jnp.ones(2)), network])))
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(gradient))
+    target = registry.gaussian_target()
+    guide = pf.MeanField(target)
+    step = jax.jit(lambda gradient, key: gradient.value_and_grad(key, pf.ELBO(), target, guide, 4)[1].estimator)
+    moved = jax.tree.map(jnp.subtract, gradient, step(gradient, getkey()))
+    assert jax.tree.structure(moved) == jax.tree.structure(gradient)
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(gradient), strict=True))

@@ -28,6 +28,12 @@ def guide(y):
     numpyro.sample("c", dist.Poisson(jnp.exp(a[0])))
 
 
+def fixed(y):
+    numpyro.sample("m", dist.Normal(0.0, 1.0))
+    numpyro.sample("k", dist.Bernoulli(0.5))
+    numpyro.sample("c", dist.Poisson(2.0))
+
+
 @functools.cache
 def target():
     return pf.from_numpyro(model, jnp.zeros(3))
@@ -87,7 +93,16 @@ USES = {
     "weight per event": (lambda: target().scaled({"y": jnp.ones(3)}), "expected a number"),
     "one weight for all": (lambda: target().scaled(0.5), "dictionary {site: weight}"),
     "unknown site": (lambda: sites(q=pf.Enumerate()), "['q']"),
+    "nothing to learn": (lambda: pf.fit(target(), pf.program_guide(fixed), key=jax.random.key(0)), "to learn"),
+    "marginal over no site": (
+        lambda: pf.program_guide(pf.marginal(guide, over="u")).bind(target()),
+        "pf.marginal(over=['u'])",
+    ),
     "Enumerate a normal": (lambda: sites(m=pf.Enumerate()), "'m' (Normal) has no finite list"),
+    "MeasureValued of a log-normal": (
+        lambda: pf.MeasureValued().check("s", dist.LogNormal(0.0, 1.0)),
+        "Use pf.Path() or pf.Score()",
+    ),
     "Enumerate a Poisson": (lambda: sites(c=pf.Enumerate()), "'c' (Poisson) has no finite list"),
     "Path of a Bernoulli": (lambda: sites(k=pf.Path()), "'k' (BernoulliLogits)"),
     "Relax a Poisson": (lambda: sites(c=pf.Relax()), "'c': Poisson has no relaxed twin"),

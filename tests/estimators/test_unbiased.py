@@ -7,6 +7,7 @@ Gauss-Hermite quadrature of definitions written in NumPy, never from the library
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -37,12 +38,13 @@ def model(y):
 
 
 class Bias(eqx.Module):
-    """The smallest network: one number."""
+    """The smallest network: one number, and a function, as networks have them."""
 
     value: jax.Array
+    activation: Callable = jnp.tanh
 
     def __call__(self, batch):
-        return self.value
+        return self.activation(self.value)
 
 
 def estimators():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ..models import Target
+from ..models.guides import AbstractGuide
 
 
 def check_target(target: Any) -> Target:
@@ -18,6 +20,15 @@ def check_target(target: Any) -> Target:
             "pf.from_pyro(model, *args) or pf.from_logdensity(fn, example)."
         )
     return target
+
+
+def check_learnable(target: Target, guide: AbstractGuide) -> None:
+    """Refuse a guide and a model without a number to learn."""
+    if not jax.tree.leaves(eqx.filter(guide, guide.trainable())) and not target.program.params:
+        raise ValueError(
+            f"Neither the guide nor {target.program.source} has parameters to learn: expected a numpyro.param in the "
+            "guide at least, e.g. loc = numpyro.param('loc', 0.0)."
+        )
 
 
 def check_key(key: Any) -> None:

@@ -21,7 +21,7 @@ from ..models.guides import AbstractGuide
 from ..samplers import Variational
 from ..samplers._variational import default_optimizer
 from ..samplers.engine import NonFiniteError, check_writable, initialise, run
-from ._arguments import check_count, check_key, check_target
+from ._arguments import check_count, check_key, check_learnable, check_target
 from ._automatic import automatic_gradient, note_choice
 from ._execution import Execution
 from ._fit_result import explain_failure, fitted_posterior
@@ -115,6 +115,7 @@ def fit(
     if target.program.params and not target.fitted:
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
+    check_learnable(target, bound_guide)
     objective = _checked(
         objective,
         ELBO(),

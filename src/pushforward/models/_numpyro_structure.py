@@ -115,6 +115,8 @@ def _structural_run(
                 f"Running the model '{program_name(model)}' failed at or after site '{binding.last}': {error} "
                 f"Argument(s) {bad} contain NaN or infinity. Expected finite data; remove, impute or mask such entries."
             ) from error
+        if isinstance(error, ValueError) and str(error).startswith("pf."):
+            raise  # a message of ours, which is complete
         shapes = {str(i): jnp.shape(a) for i, a in enumerate(args) if hasattr(a, "shape")}
         shapes.update({k: jnp.shape(v) for k, v in kwargs.items() if hasattr(v, "shape")})
         raise ValueError(

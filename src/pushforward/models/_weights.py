@@ -34,8 +34,9 @@ def _check_weight(site: Site, weight: Any) -> None:
     batch_shape = site.shape[: len(site.shape) - site.event_dim]
     minibatch = any(plate.subsample_size is not None for plate in site.plates)
     allowed = "a number" if minibatch or not batch_shape else f"a number, or an array of shape {batch_shape}"
+    shown = f"an array of shape {weight.shape}" if getattr(weight, "ndim", 0) else repr(weight)
     wrong = ValueError(
-        f"The weight of site '{site.name}' is {weight!r}: expected {allowed}, finite and not negative. 1 leaves the "
+        f"The weight of site '{site.name}' is {shown}: expected {allowed}, finite and not negative. 1 leaves the "
         "site as it is, 0.5 tempers it, 0 takes it out."
     )
     if isinstance(weight, jax.core.Tracer):

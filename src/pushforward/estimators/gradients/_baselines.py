@@ -115,7 +115,10 @@ class LearnedBaseline(AbstractBaseline):
     Reference: Mnih and Gregor, Neural variational inference and learning, arXiv:1402.0030, section 2.3.
     """
 
-    network: Callable[[Batch | None], Any]
+    network: Any
+    """Array leaves of the network; None elsewhere."""
+    rest: Any = eqx.field(static=True)
+    """What else the network is made of: activation functions and settings."""
     average: AverageBaseline
     square: AverageBaseline
     learning_rate: float = eqx.field(static=True)
@@ -131,7 +134,8 @@ class LearnedBaseline(AbstractBaseline):
             raise ValueError(
                 f"LearnedBaseline(learning_rate={learning_rate!r}): expected a number that is not negative, e.g. 0.01."
             )
-        self.network, self.learning_rate = network, learning_rate
+        self.network, self.rest = eqx.partition(network, eqx.is_array)
+        self.learning_rate = learning_rate
         self.average = AverageBaseline() if average is None else average
         self.square = AverageBaseline() if square is None else square
 
@@ -146,20 +150,21 @@ class LearnedBaseline(AbstractBaseline):
         learned, static = eqx.partition(self.network, eqx.is_inexact_array)
 
         def error(learned: Any) -> tuple[Array, Array]:
-            guess = _one_number(eqx.combine(learned, static)(batch), "baseline's network", weights)
+            network = eqx.combine(learned, static, self.rest)
+            guess = _one_number(network(batch), "baseline's network", weights)
             return 0.5 * (guess - jnp.clip(value, -5.0, 5.0)) ** 2, guess
 
         slope, guess = jax.grad(error, has_aux=True)(learned)
         step = jax.tree.map(lambda g: self.learning_rate * g, slope)
-        return mean + scale * jax.lax.stop_gradient(guess), LearnedBaseline(
-            step, self.learning_rate, mean_step, square_step
-        )
+        steps = LearnedBaseline(eqx.combine(step, self.rest), self.learning_rate, mean_step, square_step)
+        return mean + scale * jax.lax.stop_gradient(guess), steps
 
     def check(self, num_particles: int) -> None:
         """See `AbstractBaseline.check`."""
-        if not _takes_a_batch(self.network):
+        network = eqx.combine(self.network, self.rest)
+        if not _takes_a_batch(network):
             raise ValueError(
-                f"LearnedBaseline({self.network!r}): expected a network that is called with the minibatch's indices "
+                f"LearnedBaseline({network!r}): expected a network that is called with the minibatch's indices "
                 "(None without a minibatch) and returns one number, e.g. an equinox module."
             )
 

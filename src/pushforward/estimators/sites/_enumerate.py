@@ -45,7 +45,8 @@ class Enumerate(AbstractSiteStrategy):
     def check(self, name: str, fn: Any) -> None:
         """See `AbstractSiteStrategy.check`."""
         if not fn.has_enumerate_support:
+            instead = "pf.Path()" if fn.has_rsample else "pf.MeasureValued() or pf.Score()"
             raise ValueError(
                 f"Site '{name}' ({family_name(fn)}) has no finite list of values to enumerate: expected a Bernoulli, "
-                "Categorical, Binomial or other finite discrete site. Use pf.MeasureValued() or pf.Score() here."
+                f"Categorical, Binomial or other finite discrete site. Use {instead} here."
             )

@@ -51,10 +51,13 @@ class MeasureValued(AbstractSiteStrategy):
     def check(self, name: str, fn: Any) -> None:
         """See `AbstractSiteStrategy.check`."""
         if _family(elements(fn).base) is None:
+            known = {family.__name__.removesuffix("Logits").removesuffix("Probs") for family in WEAK_DERIVATIVES}
+            instead = "pf.Path() or pf.Score()" if fn.has_rsample else "pf.Score()"
+            if fn.has_enumerate_support:
+                instead = "pf.Enumerate() or pf.Score()"
             raise ValueError(
                 f"Site '{name}' ({family_name(fn)}) has no known measure-valued derivative: expected one of "
-                f"{sorted(family.__name__ for family in WEAK_DERIVATIVES)}. Use pf.Path(), pf.Score() or "
-                "pf.Enumerate() for this site."
+                f"{sorted(known)}. Use {instead} for this site."
             )
 
 
