@@ -160,7 +160,7 @@ def fit(
     config = {
         "method": "fit",
         "guide": type(bound_guide).__name__,
-        "objective": type(kernel.objective).__name__,
+        "objective": kernel.objective.label,
         "gradient": type(kernel.gradient).__name__,
         "optimizer": "adam, decayed on stall" if optimizer is None else "user",
         "num_particles": particles,

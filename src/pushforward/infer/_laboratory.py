@@ -227,7 +227,7 @@ def _assemble(
     return EstimatorComparison(
         pd.DataFrame(table),
         pd.DataFrame(blocks),
-        objective=type(objective).__name__,
+        objective=objective.label,
         model=target.program.source,
     )
 

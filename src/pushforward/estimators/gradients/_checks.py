@@ -48,7 +48,7 @@ def check_sites(
     reparam = sorted(name for name, s in strategies.items() if is_reparam(s))
     path = sorted(name for name, s in strategies.items() if s.pathwise and not is_reparam(s))
     mixed = sorted(name for name, s in strategies.items() if not is_reparam(s))
-    name = type(objective).__name__
+    name = objective.label
     if not is_mean(objective) and reparam and path:
         raise ValueError(
             f"{name} is not linear in the log-weights, so that pf.Reparam() at {reparam} and pf.Path() at {path} give "

@@ -44,7 +44,7 @@ def check_gaussian(name: str, objective: AbstractObjective, guide: AbstractGuide
     if not is_mean(objective):
         raise ValueError(
             f"{name} differentiates an expectation of log p under a Gaussian: expected pf.ELBO(), got "
-            f"{type(objective).__name__}(), which is not linear in the log-weights. Use pf.Path()."
+            f"{objective.label}(), which is not linear in the log-weights. Use pf.Path()."
         )
     if not isinstance(inner_of(guide), MeanField | FullRank | LowRank):
         raise ValueError(

@@ -96,7 +96,7 @@ class Path(AbstractGradient):
         check_draws("Path", self.draws, objective, target, guide)
         if not objective.smooth and num_particles > 1:
             raise ValueError(
-                f"Path() with {type(objective).__name__}: the derivative of this objective in a log-weight jumps (at a "
+                f"Path() with {objective.label}: the derivative of this objective in a log-weight jumps (at a "
                 "minimum, a sort or a kink), which second derivatives do not see, so the gradient would be biased. "
                 "Expected pf.Reparam() or pf.Score(), or a smooth objective."
             )

@@ -45,7 +45,7 @@ def check_draws(name: str, draws: str, objective: AbstractObjective, target: Tar
     if not is_mean(objective):
         raise ValueError(
             f"{name}(draws={draws!r}) makes draws that depend on each other: expected pf.ELBO(), a mean over draws, "
-            f"got {type(objective).__name__}(), whose value and gradient assume independent ones. Use draws='random'."
+            f"got {objective.label}(), whose value and gradient assume independent ones. Use draws='random'."
         )
     noise: Any = jax.eval_shape(guide.noise, jax.random.key(0))
     if not jnp.issubdtype(noise.dtype, jnp.floating) or not 1 <= noise.size <= _MOST_DIMENSIONS:

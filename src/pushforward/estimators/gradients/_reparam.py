@@ -88,7 +88,7 @@ class Reparam(AbstractGradient):
         check_draws("Reparam", self.draws, objective, target, guide)
         if self.entropy == "closed" and (not is_mean(objective) or guide.entropy() is None):
             raise ValueError(
-                f"Reparam(entropy='closed') with {type(objective).__name__}() and {type(guide).__name__}: expected the "
+                f"Reparam(entropy='closed') with {objective.label}() and {type(guide).__name__}: expected the "
                 "ELBO and a Gaussian guide, whose entropy is known. Use entropy='sampled'."
             )
 

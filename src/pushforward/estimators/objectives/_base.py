@@ -33,6 +33,11 @@ class AbstractObjective(eqx.Module):
         return False
 
     @property
+    def label(self) -> str:
+        """What messages and tables call it."""
+        return type(self).__name__
+
+    @property
     def sleeps(self) -> bool:
         """Whether the guide learns from latents and data that are simulated (sleep phase, see `ForwardKL`)."""
         return False

@@ -33,6 +33,11 @@ class CustomObjective(AbstractObjective):
         return self.minimise
 
     @property
+    def label(self) -> str:
+        """The function's name."""
+        return getattr(self.function, "__name__", "objective")
+
+    @property
     def smooth(self) -> bool:
         """Whether F_k is found to be continuous along lines through fixed points, one log-weight moving at a time."""
         return _has_no_jump(self.function)
