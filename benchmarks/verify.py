@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from pushforward.models import zoo
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RECORD = ROOT / "docs" / "results.json"
+TESTS = ROOT / ".cache" / "tests.xml"
+"""What `make verify` has pytest write."""
 PACKAGES = ("pushforward", "jax", "numpyro", "equinox", "optax", "pyro-ppl", "torch", "arviz-stats", "numpy")
 
 
@@ -147,7 +150,33 @@ def import_section() -> Section:
     )
 
 
-SECTIONS = {"zoo": zoo_section, "overhead": overhead_section, "pyro": pyro_section, "import": import_section}
+def tests_section() -> Section:
+    """Figures that tests record with the fixture ``figure``."""
+    if not TESTS.exists():
+        raise SystemExit(f"{TESTS.relative_to(ROOT)} is missing: run pytest with --junitxml={TESTS.relative_to(ROOT)}.")
+    rows: list[tuple[str, ...]] = []
+    cases = xml.etree.ElementTree.parse(TESTS).getroot().findall(".//testcase")
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    for case in cases:
+        for note in case.findall("properties/property[@name='figure']"):
+            rows.append((*json.loads(note.get("value", "")), "no" if case in failed else "yes"))
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    note = (
+        f"{len(cases)} tests, slow ones included: {len(cases) - len(failed) - skipped} passed, {skipped} skipped, "
+        f"{len(failed)} failed"
+        + ("." if not failed else ": " + ", ".join(f"{c.get('classname')}::{c.get('name')}" for c in failed) + ".")
+        + " Figures that tests measure on their way:"
+    )
+    return Section("Tests", note, ("what", "measured", "bound", "test passes"), sorted(rows), not failed)
+
+
+SECTIONS = {
+    "tests": tests_section,
+    "zoo": zoo_section,
+    "overhead": overhead_section,
+    "pyro": pyro_section,
+    "import": import_section,
+}
 
 
 def circumstances() -> str:

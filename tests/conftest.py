@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ def getkey() -> Callable[[], jax.Array]:
     count = iter(range(10**6))
     root = jax.random.key(20240817)
     return lambda: jax.random.fold_in(root, next(count))
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, str], None]) -> Callable[[str, object, str], None]:
+    """``figure(what, measured, bound)`` puts a promised figure on the results page (``benchmarks/verify.py tests``)."""
+
+    def keep(what: str, measured: object, bound: str) -> None:
+        shown = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
+        record_property("figure", json.dumps([what, shown, bound]))
+
+    return keep
 
 
 @pytest.fixture

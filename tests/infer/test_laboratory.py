@@ -131,7 +131,7 @@ def test_presentation(comparison, monkeypatch):
         comparison.bound()
 
 
-def test_landing_and_the_choice_along_the_way():
+def test_landing_and_the_choice_along_the_way(figure):
     """Constant steps, d = 10, a guide that contains the posterior: `Path` lands, `Reparam` does not, auto does."""
     dim, steps, particles, rate = 10, 3000, 8, 0.02
     rng = np.random.default_rng(0)
@@ -154,6 +154,9 @@ def test_landing_and_the_choice_along_the_way():
         ends[name] = {step: (np.mean(each), max(each), min(each)) for step, each in errors.items()}
         if name == "path":
             places = {step: guide_after(0, step) for step in stops}
+    figure("landing: largest parameter error after 3,000 constant steps, Path", ends["path"][steps][1], "<= 1e-6")
+    figure("landing: smallest of eight runs, Reparam", ends["reparam"][steps][2], "> 1e-3")
+    figure("landing: largest, the automatic choice", ends["auto"][steps][1], "<= 1e-6")
     assert ends["path"][steps][1] <= 1e-6
     assert ends["reparam"][steps][2] > 1e-3
     assert ends["auto"][steps][1] <= 1e-6
@@ -169,6 +172,8 @@ def test_landing_and_the_choice_along_the_way():
         at={"start": start, **{str(step): places[step] for step in stops}},
     )
     table = measured.table.pivot_table(index="at", columns="estimator", values="variance", sort=False)
+    ratio = (table["auto"] / np.minimum(table["path"], table["reparam"])).max()
+    figure("automatic choice: largest variance ratio to the better along the way", float(ratio), "<= 1.1")
     assert (table["auto"] <= 1.1 * np.minimum(table["path"], table["reparam"])).all()
     assert table["reparam"].iloc[-1] > 1e3 * table["path"].iloc[-1]
     assert not measured.biased
@@ -286,7 +291,7 @@ def test_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_signal_to_noise_falls_with_reparam_and_rises_with_path():
+def test_signal_to_noise_falls_with_reparam_and_rises_with_path(figure):
     """IWELBO over K = 1..1024: log-log slopes of the signal-to-noise ratio are -1/2 and +1/2 (arXiv:1802.04537)."""
     dim, particles = 4, (1, 8, 64, 1024)
     target = pf.from_logdensity(lambda x: -0.5 * x @ x, jnp.zeros(dim))
@@ -304,6 +309,7 @@ def test_signal_to_noise_falls_with_reparam_and_rises_with_path():
     for name, slope in {"reparam": -0.5, "path": 0.5}.items():
         rows = measured.table[measured.table["estimator"] == name]
         fitted = np.polyfit(np.log(rows["num_particles"]), np.log(rows["snr"]), 1)[0]
+        figure(f"slope of log signal-to-noise against log K, IWELBO, {name}", float(fitted), f"{slope} +- 0.1")
         assert abs(fitted - slope) < 0.1
 
 

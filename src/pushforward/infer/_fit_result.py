@@ -17,7 +17,7 @@ from ..models._layout import Layout
 from ..models._types import Key
 from ..models.guides import AbstractGuide, AbstractLocationScale, Whitened
 from ..samplers import Variational
-from ..samplers._variational import VariationalState, converged
+from ..samplers._variational import VariationalState
 from ..samplers._warm_start import evaluation_block, num_elements
 from ..samplers.engine import NonFiniteError, RunResult, step_keys
 from ._build import build_posterior
@@ -77,7 +77,7 @@ def fitted_posterior(
         "restart_mean": (("restart", "parameter"), np.asarray(judged.mean)),
         "restart_sd": (("restart", "parameter"), np.asarray(judged.sd)),
         "parameter": (("parameter",), np.asarray(layout.coordinate_names(), dtype=str)),
-        "converged": (("restart",), np.asarray(converged(state))),
+        "converged": (("restart",), np.asarray(kernel.converged(state))),
         "restart_steps": (("restart",), np.asarray(state.ledger.steps)),
         "failed_step": (("restart",), failed),
         "best_restart": ((), np.asarray(best)),

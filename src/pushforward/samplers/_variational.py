@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..estimators import AbstractGradient, AbstractObjective, Parameters
-from ..estimators.gradients import join, particle_keys
+from ..estimators.gradients import join, over_particles, particle_keys
 from ..models import Target
 from ..models._types import Batch, Key
 from ..models.guides import AbstractGuide
@@ -23,7 +23,8 @@ DEFAULT_LEARNING_RATE = 0.05
 _DECAY = 0.2
 _PHASES = 4
 _WINDOW = 100
-_PATIENCE = 3
+_NOISY_PATIENCE = 6
+"""Least patience with minibatches, whose noise hides small improvements."""
 _AVERAGED_STEPS = 1000
 _TOLERANCE = 1e-5
 """Nats per window below which an improvement does not count, whatever its noise: a 1 % error in an sd costs 1e-4."""
@@ -44,10 +45,12 @@ class Ledger(NamedTuple):
     """Number of iterates in the average."""
     previous_mean: Float[Array, " restart"]
     """Mean loss of the last complete window."""
-    previous_error: Float[Array, " restart"]
+    standard: Float[Array, " restart"]
+    """Mean loss of the last window that counted as an improvement: what later windows are measured against."""
+    standard_error: Float[Array, " restart"]
     """Its standard error."""
     stalled: Int[Array, " restart"]
-    """Windows in a row without an improvement beyond noise."""
+    """Windows since then."""
     phase: Int[Array, " restart"]
     steps: Int[Array, " restart"]
     """Steps taken, in whole windows."""
@@ -85,8 +88,9 @@ class VariationalInfo(NamedTuple):
 class Variational(AbstractKernel):
     """Stochastic gradient descent on -E_q[F] over guide and model parameters, several restarts at once.
 
-    The learning-rate phase of each restart advances when the mean loss of ``_PATIENCE`` windows in a row has not
-    improved by more than its Monte Carlo standard error; the default optimiser's step is multiplied by 0.2 per phase.
+    The learning-rate phase of each restart advances when `patience` windows in a row have not brought the mean loss
+    below its standard, the last window that did, by more than the Monte Carlo error of the difference; slow progress
+    thus adds up over windows. The default optimiser's step is multiplied by 0.2 per phase.
     Over the last phase iterates are averaged; the restart is done when that phase has stalled too. The rule looks at
     the past only, so the number of steps asked for never changes the trajectory. A restart that fails is frozen at its
     last good parameters.
@@ -132,7 +136,7 @@ class Variational(AbstractKernel):
             deviation=zeros,
             squares=zeros,
             failed_step=jnp.full((count,), -1, jnp.int32),
-            ledger=Ledger(parameters, infinite, parameters, zeros, infinite, zeros, ints, ints, ints),
+            ledger=Ledger(parameters, infinite, parameters, zeros, infinite, infinite, zeros, ints, ints, ints),
         )
 
     def step(
@@ -186,7 +190,7 @@ class Variational(AbstractKernel):
             return estimate.loss, gradient
 
         keys = self.spread(key) if key.ndim == 0 else key
-        return jax.vmap(one)(keys, state.parameters, state.frozen)
+        return over_particles(one, keys, state.parameters, state.frozen)
 
     def settle(self, state: VariationalState) -> VariationalState:
         """Compare the window's mean loss with the last one's; move the phase on where it has stalled."""
@@ -197,8 +201,8 @@ class Variational(AbstractKernel):
         mean = reference + shift
         variance = jnp.maximum(state.squares - _WINDOW * shift**2, 0.0) / (_WINDOW - 1.0)
         error = jnp.sqrt(variance / _WINDOW)
-        noise = jnp.sqrt(error**2 + ledger.previous_error**2)
-        improved = ledger.previous_mean - mean > jnp.maximum(noise, _TOLERANCE)
+        noise = jnp.sqrt(error**2 + ledger.standard_error**2)
+        improved = ledger.standard - mean > jnp.maximum(noise, _TOLERANCE)
         stalled = jnp.where(improved, 0, ledger.stalled + 1)
         last = ledger.phase == _PHASES - 1
         averaging = last & running
@@ -207,7 +211,7 @@ class Variational(AbstractKernel):
         average = jax.tree.map(
             lambda a, t: a + (t / _WINDOW - a) * _along(weight, t).astype(t.dtype), ledger.average, state.total
         )
-        ready = (stalled >= _PATIENCE) & (~last | (averaged >= _AVERAGED_STEPS))
+        ready = (stalled >= self.patience) & (~last | (averaged >= _AVERAGED_STEPS))
         move_on = ready & running if self.stop_early else ready & running & ~last
         better = running & (mean < ledger.best_loss)
         best = jax.tree.map(lambda p, b: jnp.where(_along(better, p), p, b), state.parameters, ledger.best)
@@ -217,7 +221,8 @@ class Variational(AbstractKernel):
             average,
             averaged,
             jnp.where(running, mean, ledger.previous_mean),
-            jnp.where(running, error, ledger.previous_error),
+            jnp.where(running & improved, mean, ledger.standard),
+            jnp.where(running & improved, error, ledger.standard_error),
             jnp.where(running, jnp.where(move_on & ~last, 0, stalled), ledger.stalled),
             ledger.phase + move_on.astype(ledger.phase.dtype),
             ledger.steps + _WINDOW * running.astype(ledger.steps.dtype),
@@ -229,6 +234,19 @@ class Variational(AbstractKernel):
     def joined(self, parameters: Parameters, frozen: Any) -> tuple[Target, AbstractGuide]:
         """Target and guide of one restart."""
         return join(parameters, self.target, eqx.combine(frozen, self.static))
+
+    @property
+    def patience(self) -> int:
+        """Windows without improvement after which a phase of the learning rate ends."""
+        return max(self.static.patience, _NOISY_PATIENCE if self.target.subsampled else 0)
+
+    def converged(self, state: VariationalState) -> Array:
+        """Which restarts ended because their loss stopped improving."""
+        ledger = state.ledger
+        stalled = (
+            (ledger.phase == _PHASES - 1) & (ledger.stalled >= self.patience) & (ledger.averaged >= _AVERAGED_STEPS)
+        )
+        return (self._finished(state) | stalled) & (state.failed_step < 0)
 
     def _finished(self, state: VariationalState) -> Array:
         return state.ledger.phase >= _PHASES
@@ -270,13 +288,6 @@ class Variational(AbstractKernel):
         means = last.mean(0)
         best = int(np.nanargmin(means)) if np.isfinite(means).any() else 0
         return {"loss": f"{means[best]:.4g} +- {last[:, best].std() / np.sqrt(len(last)):.2g}"}
-
-
-def converged(state: VariationalState) -> Array:
-    """Which restarts ended because their loss stopped improving."""
-    ledger = state.ledger
-    stalled = (ledger.phase == _PHASES - 1) & (ledger.stalled >= _PATIENCE) & (ledger.averaged >= _AVERAGED_STEPS)
-    return ((ledger.phase >= _PHASES) | stalled) & (state.failed_step < 0)
 
 
 @functools.cache

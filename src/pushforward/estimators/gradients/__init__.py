@@ -7,6 +7,7 @@ from ._base import Estimate as Estimate
 from ._base import Parameters as Parameters
 from ._base import join as join
 from ._base import log_weights as log_weights
+from ._base import over_particles as over_particles
 from ._base import particle_keys as particle_keys
 from ._base import split as split
 from ._base import with_own as with_own

@@ -31,6 +31,8 @@ class AbstractGuide(eqx.Module):
     """Whether the target's change of variables belongs in the objective; False for the mode in the user's space."""
     learning_rate: ClassVar[float] = 0.05
     """Adam's first rate in whitened coordinates, where the user gives no optimiser."""
+    patience: ClassVar[int] = 3
+    """Hundreds of steps without improvement after which the rate is lowered, and in the end the fit stops."""
 
     @property
     def point(self) -> bool:

@@ -49,6 +49,11 @@ class Whitened(AbstractGuide):
         """As the inner guide."""
         return self.inner.learning_rate
 
+    @property
+    def patience(self) -> int:  # type: ignore[override]
+        """As the inner guide."""
+        return self.inner.patience
+
     def bind(self, target: Target) -> Whitened:
         """See `AbstractGuide.bind`."""
         return self

@@ -28,6 +28,7 @@ class AbstractFlow(AbstractLocationScale):
 
     dense: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-3
+    patience: ClassVar[int] = 10
     layers: AbstractBijection | None
     shift: Float[Array, " dim"] | None
     scale: Float[Array, "..."] | None
