@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..models import Target
-from ..models.guides import AbstractGuide
+from ..models.guides import AbstractFlow, AbstractGuide
 
 
 def check_target(target: Any) -> Target:
@@ -24,6 +24,8 @@ def check_target(target: Any) -> Target:
 
 def check_learnable(target: Target, guide: AbstractGuide) -> None:
     """Refuse a guide and a model without a number to learn."""
+    if isinstance(guide, AbstractFlow):  # its layers are drawn later
+        return
     if not jax.tree.leaves(eqx.filter(guide, guide.trainable())) and not target.program.params:
         raise ValueError(
             f"Neither the guide nor {target.program.source} has parameters to learn: expected a numpyro.param in the "
