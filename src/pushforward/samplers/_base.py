@@ -40,7 +40,7 @@ class AbstractKernel(eqx.Module):
         return state
 
     def spread(self, key: Key) -> Key:
-        """The key or keys that `step` turns one key into first. The loop may do it for many steps at once."""
+        """What `step` turns its key into first, for the keys of one or of many steps: leading axes are kept."""
         return key
 
     def minibatch(self, key: Key) -> Batch | None:

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..estimators import AbstractGradient, AbstractObjective, Parameters
-from ..estimators.gradients import join, over_particles, particle_keys
+from ..estimators.gradients import join, over_particles
 from ..models import Target
 from ..models._types import Batch, Key
 from ..models.guides import AbstractGuide
@@ -255,14 +255,21 @@ class Variational(AbstractKernel):
         """What each particle of each restart consumes, from ``fold_in(fold_in(key, restart), particle)``.
 
         Small noise is drawn here, for a whole window at once; otherwise these are keys. `step` takes either or ``key``.
+
+        Args:
+            key: the key of a step, or those of several.
+
+        Returns:
+            An array of shape (..., restart, particle, ...).
         """
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_restarts))
-        keys = jax.vmap(lambda k: particle_keys(k, self.num_particles))(keys)
-        noise = jax.eval_shape(self.static.noise, keys[0, 0])
+        shape = (*key.shape, self.num_restarts, self.num_particles)
+        keys = _children(_children(jnp.ravel(key), self.num_restarts), self.num_particles)
+        noise = jax.eval_shape(self.static.noise, keys[0])
         # Given draws of the posterior are chosen among by key.
-        if noise.size * keys.size > _PREPARED_NUMBERS or self.objective.draws is not None:
-            return keys
-        return jax.vmap(jax.vmap(self.static.noise))(keys)
+        if noise.size * shape[-1] * shape[-2] > _PREPARED_NUMBERS or self.objective.draws is not None:
+            return jnp.reshape(keys, shape)
+        drawn = jax.vmap(self.static.noise)(keys)
+        return jnp.reshape(drawn, shape + drawn.shape[1:])
 
     def minibatch(self, key: Key) -> Batch | None:
         """Indices for the plates that declare a ``subsample_size``."""
@@ -294,6 +301,15 @@ class Variational(AbstractKernel):
 def default_optimizer(learning_rate: float = DEFAULT_LEARNING_RATE) -> optax.GradientTransformationExtraArgs:
     """Adam at the guide's own rate; one object per rate for all fits, so that none recompiles its steps."""
     return optax.with_extra_args_support(optax.adam(learning_rate))
+
+
+def _children(keys: Key, count: int) -> Key:
+    """``fold_in(key, i)`` for i < count, of keys in a row.
+
+    One long loop: a hash in nested short ones is unrolled by the compiler, which takes it ten seconds and more.
+    """
+    parents, index = jnp.repeat(keys, count), jnp.tile(jnp.arange(count), keys.shape[0])
+    return jax.vmap(jax.random.fold_in)(parents, index)
 
 
 def _along(values: Array, like: Array) -> Array:

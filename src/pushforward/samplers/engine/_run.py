@@ -140,11 +140,6 @@ def step_keys(key: Key, step: int | Array) -> tuple[Key, Key]:
     return jax.random.fold_in(key, 2 * step), jax.random.fold_in(key, 2 * step + 1)
 
 
-def _spread_keys(kernel: AbstractKernel, key: Key, step: int | Array) -> tuple[Key, Key]:
-    kernel_key, batch_key = step_keys(key, step)
-    return kernel.spread(kernel_key), batch_key
-
-
 def _step(kernel: AbstractKernel, state: Any, keys: tuple[Key, Key]) -> tuple[Any, Any]:
     kernel_key, batch_key = keys
     return kernel.step(kernel_key, state, kernel.minibatch(batch_key))
@@ -181,7 +176,8 @@ def _chunk(
         base = carry[0] // kernel.period * kernel.period
         end = jnp.minimum(base + kernel.period, stop)
         # Hashing keys is a loop of its own on a CPU: one vectorised hash for the whole period.
-        keys = jax.vmap(lambda i: _spread_keys(kernel, key, base + i))(jnp.arange(kernel.period))
+        keys = jax.vmap(lambda i: step_keys(key, base + i))(jnp.arange(kernel.period))
+        keys = kernel.spread(keys[0]), keys[1]
         step, state, buffer, healthy = jax.lax.while_loop(
             lambda c: (c[0] < end) & c[3], lambda c: advance(c, (keys[0][c[0] - base], keys[1][c[0] - base])), carry
         )
