@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import registry
 import scipy.stats
+from tiers import fast
 
 import pushforward as pf
 from pushforward.estimators.gradients import split
@@ -16,6 +19,8 @@ from pushforward.estimators.gradients import split
 NUM_KEYS = 10_000
 FAMILY_WISE_ALPHA = 1e-6
 """False-alarm probability of one test, all coordinates together (Bonferroni over two-sided z-tests)."""
+
+SETTINGS = list(itertools.product(["MeanField", "FullRank", "LowRank"], [1, 4]))
 
 
 def exact_loss(guide) -> jax.Array:
@@ -53,8 +58,7 @@ def limit(count: int) -> float:
     return scipy.stats.norm.isf(FAMILY_WISE_ALPHA / (2 * count))
 
 
-@pytest.mark.parametrize("num_particles", [1, 4])
-@pytest.mark.parametrize("family", ["MeanField", "FullRank", "LowRank"])
+@pytest.mark.parametrize(("family", "num_particles"), fast(SETTINGS, ("MeanField", 4), ("FullRank", 1), several=True))
 @pytest.mark.parametrize("name", list(registry.GRADIENTS))
 def test_unbiased(name, family, num_particles, getkey):
     target = registry.gaussian_target()

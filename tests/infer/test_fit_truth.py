@@ -24,9 +24,7 @@ def exact_normal_mean(x):
     return variance * x.sum(), variance**0.5
 
 
-@pytest.mark.parametrize(
-    ("location", "count"), [(8.0, 10), (-300.0, 3), pytest.param(0.5, 10_000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("location", "count"), fast([(8.0, 10), (-300.0, 3), (0.5, 10_000)], (8.0, 10), several=True))
 def test_conjugate_normal_with_defaults(location, count, getkey):
     x = np.random.default_rng(0).normal(location, 1.0, count)
     posterior = pf.fit(pf.from_numpyro(normal_mean, x), key=getkey(), progress=False)
@@ -41,7 +39,7 @@ def regression(x, y):
     numpyro.sample("y", dist.Normal(x @ w, 2.0), obs=y)
 
 
-@pytest.mark.parametrize("guide", [None, pf.LowRank(rank=3), pytest.param(pf.Laplace(), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("guide", fast([None, pf.LowRank(rank=3), pf.Laplace()], None))
 def test_conjugate_regression_in_awkward_units(guide, getkey):
     """Correlated columns of scales 0.01 to 1000: mean, and every covariance entry."""
     rng = np.random.default_rng(1)
@@ -108,7 +106,7 @@ def two_modes():
     numpyro.sample("x", dist.MixtureSameFamily(weights, dist.Normal(jnp.array([-5.0, 5.0]), 1.0)))
 
 
-@pytest.mark.parametrize("guide", [None, pf.MeanField()])
+@pytest.mark.parametrize("guide", fast([None, pf.MeanField()], None))
 def test_two_modes_are_doubtful_because_restarts_disagree(guide, getkey):
     posterior = pf.fit(pf.from_numpyro(two_modes), guide, key=getkey(), progress=False)
     assert posterior.verdict.status == "doubtful"
@@ -152,7 +150,7 @@ def test_nan_in_the_data_stops_with_site_and_step(getkey):
         pf.sample(target, pf.NUTS(), key=getkey(), num_steps=10, num_warmup=10, progress=False)
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam(1e6), optax.sgd(1e8)])
+@pytest.mark.parametrize("optimizer", [optax.adam(1e6), pytest.param(optax.sgd(1e8), marks=pytest.mark.slow)])
 def test_a_huge_learning_rate_stops_with_site_and_step(optimizer, getkey):
     x = np.random.default_rng(0).normal(8.0, 1.0, 20)
     with pytest.raises(pf.NonFiniteError, match=r"stopped at step \d+.*site 'x'") as caught:

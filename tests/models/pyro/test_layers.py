@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro_translation import QUICK, TOLERANCE, Gen, compare
+from tiers import fast
 from torch import nn
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -160,7 +161,7 @@ def _check(make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int, se
     compare(apply, points[0], points[1], TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize("name", fast(sorted(LAYERS), *sorted(LAYERS)[::3]))
 @QUICK
 @given(batch=st.integers(2, 3), seed=st.integers(0, 2**16))
 def test_layer(name: str, batch: int, seed: int) -> None:
