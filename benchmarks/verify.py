@@ -17,9 +17,10 @@ import sys
 import time
 import xml.etree.ElementTree
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
+import verify_vi
+from sections import Section
 
 from pushforward.models import zoo
 
@@ -29,18 +30,6 @@ RECORD = ROOT / "docs" / "results.json"
 TESTS = ROOT / ".cache" / "tests.xml"
 """What `make verify` has pytest write."""
 PACKAGES = ("pushforward", "jax", "numpyro", "equinox", "optax", "pyro-ppl", "torch", "arviz-stats", "numpy")
-
-
-class Section(NamedTuple):
-    """One part of the page."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    holds: bool
-    measured: str = ""
-    """Date, device and versions."""
 
 
 def zoo_section() -> Section:
@@ -176,6 +165,7 @@ SECTIONS = {
     "overhead": overhead_section,
     "pyro": pyro_section,
     "import": import_section,
+    **verify_vi.SECTIONS,
 }
 
 
