@@ -68,9 +68,9 @@ def counting_section() -> Section:
             )
         )
     note = (
-        "Share of images (16 x 16, up to two objects) whose objects are counted right. The same programs and budget; only "
-        "the gradient of the presence sites changes. `reinforce` is the plain estimator; `local-reinforce` keeps to what "
-        "depends on a site, which is what a program makes possible."
+        "Share of images (16 x 16, up to two objects) whose objects are counted right. The same programs and budget; "
+        "only the gradient of the presence sites changes. `reinforce` is the plain estimator; `local-reinforce` keeps "
+        "to what depends on a site, which is what a program makes possible."
     )
     columns = ("gradient", "counted right", "seconds", "expected", "holds")
     return Section("Attend-infer-repeat", note, columns, table, all(row[-1] != "no" for row in table))
