@@ -292,3 +292,28 @@ def test_a_missing_key_is_explained():
 def test_a_function_is_not_a_target(getkey):
     with pytest.raises(ValueError, match="Expected a target"):
         pf.fit(normal_mean, key=getkey())
+
+
+@pytest.mark.slow
+def test_local_latents_of_a_minibatch_plate_start_from_all_data():
+    """In one minibatch the latents of the other data have no curvature: a start from it puts them at infinity."""
+    x = jnp.asarray([0.6, -1.1, 1.9, 0.2])
+
+    def model(x):
+        with numpyro.plate("data", len(x), subsample_size=2):
+            z = numpyro.sample("z", dist.LogNormal(0.0, 1.0))
+            numpyro.sample("x", dist.Normal(jnp.log(z), 1.0), obs=numpyro.subsample(x, event_dim=0))
+
+    posterior = pf.fit(
+        pf.from_numpyro(model, x),
+        pf.MeanField(),
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 1000)),
+        num_steps=1000,
+        num_restarts=1,
+        num_draws=1024,
+        key=jax.random.key(0),
+        progress=False,
+    )
+    found = np.log(posterior.draws("z")).reshape(-1, 4)
+    np.testing.assert_allclose(found.mean(0), np.asarray(x) / 2, atol=0.1)
+    np.testing.assert_allclose(found.std(0), np.sqrt(0.5), atol=0.1)

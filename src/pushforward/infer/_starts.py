@@ -97,7 +97,9 @@ def starting_guides(
         ]
     points = starting_points(key_points, target, layout, max(_NUM_STARTS, 2 * num_restarts))
     key_draws, key_batch = jax.random.split(key_newton)
-    batch = target.minibatch(key_batch) if target.subsampled else None
+    # A minibatch says nothing about the latents of other data.
+    local = any(p.subsample_size is not None for site in target.program.latents for p in site.plates)
+    batch = target.minibatch(key_batch) if target.subsampled and not local else None
     starts = newton_starts(key_draws, target, points, batch, jacobian=guide.jacobian, mode=guide.point)
     if not bool(jnp.any(jnp.isfinite(starts.elbo))):
         starts = starts._replace(loc=points, elbo=jnp.zeros_like(starts.elbo))
