@@ -6,7 +6,7 @@ import abc
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -169,7 +169,7 @@ class LearnedBaseline(AbstractBaseline):
             )
 
 
-def _takes_a_batch(function: Any) -> bool:
+def _takes_a_batch(function: Any) -> TypeGuard[Callable[[Any], Any]]:
     """Whether something can be called with one argument."""
     try:
         inspect.signature(function).bind(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,8 +39,8 @@ class TVO(AbstractObjective):
             inner = np.geomspace(0.025, 1.0, partition) if partition > 1 else [1.0]
             points = [0.0, *(float(x) for x in inner)]
         else:
-            listed = isinstance(partition, Sequence) or getattr(partition, "ndim", 0) == 1
-            points = [as_float(x) for x in partition] if listed else []
+            listed: Any = partition if isinstance(partition, Sequence) or getattr(partition, "ndim", 0) == 1 else ()
+            points = [as_float(x) for x in listed]
         if len(points) < 2 or points[0] != 0.0 or points[-1] != 1.0 or not bool(np.all(np.diff(points) > 0)):
             raise ValueError(
                 f"TVO(partition={partition!r}): expected increasing inverse temperatures that start at 0 and end at 1, "
