@@ -124,10 +124,15 @@ def build_posterior(
 
 
 def _in_program_order(target: Target, values: Values) -> Values:
-    """Latent sites as the program meets them, then the deterministic ones: the order of tables."""
+    """Latent sites as the program meets them, then the deterministic ones: the order of tables.
+
+    Sites that only carry the noise of an estimated density are left to the unconstrained group.
+    """
     sites = sorted(target.program.sites, key=lambda site: site.kind != "latent")
     ordered = [site.name for site in sites if site.name in values]
-    return {name: values[name] for name in [*ordered, *(name for name in values if name not in ordered)]}
+    hidden = {site.name for site in sites if site.auxiliary}
+    names = [*ordered, *(name for name in values if name not in ordered)]
+    return {name: values[name] for name in names if name not in hidden}
 
 
 def _constrain(operand: tuple[Target, Any], position: Position) -> dict[str, Any]:
