@@ -73,12 +73,22 @@ class Row(NamedTuple):
     reference_sd: float
     sd_error: float
     """Relative difference of the standard deviations."""
+    sd_standard_error: float
+    """Of that difference, by the kurtosis of the draws."""
     false_alarm: float
     """Probability that these two checks fail for a correct sampler: normal tails."""
 
     @property
     def passes(self) -> bool:
         return abs(self.standard_errors) < MAX_STANDARD_ERRORS and abs(self.sd_error) < MAX_SD_ERROR
+
+    def describe(self) -> str:
+        """In words, for a miss."""
+        return (
+            f"{self.posterior} {self.coordinate}: mean {self.mean:.5g} against {self.reference_mean:.5g} "
+            f"({self.standard_errors:+.1f} standard errors), sd {self.sd:.4g} against {self.reference_sd:.4g} "
+            f"({self.sd_error:+.1%}, standard error {self.sd_standard_error:.1%})"
+        )
 
 
 def verify(name: str, *, frontend: str = "numpyro", seed: int = SEED) -> list[Row]:
@@ -146,6 +156,7 @@ def _compare(name: str, label: str, draws: np.ndarray, reference: zoo.Reference,
         sd=sd,
         reference_sd=reference_sd,
         sd_error=sd / reference_sd - 1.0,
+        sd_standard_error=sd_error,
         false_alarm=float(2 * stats.norm.sf(MAX_STANDARD_ERRORS) + 2 * stats.norm.sf(MAX_SD_ERROR / sd_error)),
     )
 
@@ -170,11 +181,7 @@ def report(rows: list[Row], seconds: dict[str, float]) -> str:
         lines.append(f"{name:28}{len(mine):>8}{z:>14.2f}{sd:>14.1%}{rate:>13.2%}{seconds[name]:>9.1f}  {result}")
     for row in rows:
         if not row.passes:
-            lines.append(
-                f"FAIL {row.posterior} {row.coordinate}: mean {row.mean:.5g} against {row.reference_mean:.5g} "
-                f"({row.standard_errors:+.1f} standard errors), sd {row.sd:.4g} against {row.reference_sd:.4g} "
-                f"({row.sd_error:+.1%})"
-            )
+            lines.append(f"FAIL {row.describe()}")
     rate = sum(row.false_alarm for row in rows)
     lines.append(
         f"{len(rows)} means and {len(rows)} standard deviations; family-wise false-alarm rate at most {rate:.2%}"
