@@ -32,7 +32,7 @@ NUM_TRAIN = 10_000
 NUM_TEST = 50_000
 BATCH = 200
 CHUNK = 25
-RATES = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
+RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 METHODS = {"maximum likelihood": pf.Reparam(), "path": pf.Path()}
 SEEDS = range(5)
 FLOW = pf.SplineFlow(num_layers=2, hidden=32)
