@@ -22,7 +22,7 @@ from pushforward.models import zoo
 BOUND = 0.7
 POSTERIORS = ("eight_schools_centered", "banana", "pump", "garch")
 FLOW = pf.SplineFlow()
-SETTINGS: dict[str, Any] = {"num_restarts": 1, "num_steps": 5000}
+SETTINGS: dict[str, Any] = {"num_restarts": 1, "num_steps": 6000, "num_particles": 64}
 
 
 class Row(NamedTuple):
