@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 test: $(STAMP) ## Fast tests
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --durations=25 $(PYTEST_ARGS)
 
 verify: $(STAMP) ## Every promised figure, measured; writes docs/results.md (about an hour)
 	-$(BIN)/python -m pytest -n $(WORKERS) --junitxml=.cache/tests.xml $(PYTEST_ARGS)
