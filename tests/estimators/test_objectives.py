@@ -227,6 +227,7 @@ def test_jumps_in_the_slope_are_found():
     for function in (
         lambda w: jnp.mean(jnp.sort(w)[1:]),
         lambda w: jnp.mean(jnp.clip(w, -5.0, 5.0)),
+        lambda w: jnp.mean(jnp.maximum(w, -222.0)),
         lambda w: jnp.mean(jnp.abs(w - jnp.mean(w))),
     ):
         assert not pf.objective(function).smooth

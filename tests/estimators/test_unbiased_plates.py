@@ -77,3 +77,32 @@ def test_plated_pair(name, subsample_size, getkey):
         # An objective of the sum over data, a lost plate scale or a lost datum would be seen.
         scale = max(abs(v) for v in truth.values())
         assert all(float(error) < 0.04 * scale + 0.02 for _, error in parameters.values()), (case, parameters, truth)
+
+
+def with_global_latent(y, subsample_size):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+    with numpyro.plate("data", len(DATA), subsample_size=subsample_size):
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=numpyro.subsample(y, event_dim=0))
+
+
+def its_guide(y, subsample_size):
+    numpyro.sample("mean", dist.Normal(numpyro.param("loc", 0.0), 1.0))
+
+
+@pytest.mark.parametrize("objective", [pf.IWELBO(), pf.VIS(), pf.ForwardKL(), pf.objective(jnp.var)])
+@pytest.mark.parametrize("name", list(GRADIENTS))
+def test_a_function_of_an_estimated_weight_is_refused(name, objective):
+    """The logarithm of a minibatch's estimate is another objective; the ELBO is linear and all data are no estimate."""
+    for family in (pf.MeanField(), pf.program_guide(its_guide)):
+        for subsample_size in (None, 2):
+            target = pf.from_numpyro(with_global_latent, jnp.asarray(DATA), subsample_size)
+            guide = family.bind(target)
+            resolve_gradient(GRADIENTS[name], guide, pf.ELBO()).check(pf.ELBO(), target, guide, 64)
+            estimator = resolve_gradient(GRADIENTS[name], guide, objective)
+            if subsample_size is None:
+                estimator.check(objective, target, guide, 64)
+            else:
+                with pytest.raises(ValueError, match=r"minibatches of the plate\(s\) \['data'\]"):
+                    estimator.check(objective, target, guide, 64)
+    target, guide = programs(2)
+    resolve_gradient(GRADIENTS[name], guide, objective).check(objective, target, guide, 64)

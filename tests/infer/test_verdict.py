@@ -302,3 +302,11 @@ def test_diagnose_recomputes(conjugate_fit):
     assert posterior.verdict.ok
     assert posterior.diagnose().status == "doubtful"
     assert posterior.verdict.status == "doubtful"
+
+
+def test_site_weights_are_noted(schools_target, guided):
+    site = next(s.name for s in schools_target.program.sites if s.kind == "observed")
+    for target, noted in ((schools_target, False), (schools_target.scaled({site: 2.0}), True)):
+        verdict = guided(target).verdict
+        assert ("site_weights" in verdict.details) == noted
+        assert any(f"{site} x 2" in reason and "no bound" in reason for reason in verdict.reasons) == noted

@@ -112,6 +112,7 @@ def build_posterior(
         "algorithm": algorithm,
         "model": target.program.source,
         **collect_provenance(positions, provenance),
+        **({"site_weights": _shown_weights(target)} if target.weights else {}),
         **{name: as_attr(value) for name, value in (attrs or {}).items()},
     }
     for name in ("posterior", "sample_stats"):
@@ -133,6 +134,14 @@ def _in_program_order(target: Target, values: Values) -> Values:
     hidden = {site.name for site in sites if site.auxiliary}
     names = [*ordered, *(name for name in values if name not in ordered)]
     return {name: values[name] for name in names if name not in hidden}
+
+
+def _shown_weights(target: Target) -> str:
+    """Site weights, for a reader."""
+    return ", ".join(
+        f"{name} x {float(weight):g}" if weight.ndim == 0 else f"{name} x an array"
+        for name, weight in target.weights.items()
+    )
 
 
 def _constrain(operand: tuple[Target, Any], position: Position) -> dict[str, Any]:

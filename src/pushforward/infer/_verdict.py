@@ -116,6 +116,16 @@ def diagnose(posterior: Posterior | xr.DataTree) -> Verdict:
             more, figures = checks[kind](tree)
         findings += more
         details.update(figures)
+    weights = tree.attrs.get("site_weights")
+    if weights:
+        details["site_weights"] = weights
+        findings.append(
+            Finding(
+                "note",
+                f"The target weighs its sites ({weights}): these are draws of the weighted density, not of the model's "
+                "posterior, and an ELBO refers to the weighted evidence: it is no bound on log p(data).",
+            )
+        )
     return conclude(findings, details)
 
 

@@ -24,6 +24,7 @@ from ._base import (
 )
 from ._checks import refuse_discrete
 from ._data import forward_path_gradient
+from ._minibatch import refuse_minibatch
 from ._quasi import check_draws, particle_noise, resolve_draws
 
 
@@ -93,6 +94,7 @@ class Path(AbstractGradient):
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""
         refuse_discrete("Path()", guide)
+        refuse_minibatch(objective, target)
         check_draws("Path", self.draws, objective, target, guide)
         if not objective.smooth and num_particles > 1:
             raise ValueError(

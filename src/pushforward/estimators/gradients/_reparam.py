@@ -23,6 +23,7 @@ from ._base import (
 )
 from ._checks import refuse_discrete
 from ._data import likelihood_gradient
+from ._minibatch import refuse_minibatch
 from ._quasi import check_draws, is_mean, particle_noise, resolve_draws
 
 
@@ -85,6 +86,7 @@ class Reparam(AbstractGradient):
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""
         refuse_discrete("Reparam()", guide)
+        refuse_minibatch(objective, target)
         check_draws("Reparam", self.draws, objective, target, guide)
         if self.entropy == "closed" and (not is_mean(objective) or guide.entropy() is None):
             raise ValueError(

@@ -13,6 +13,7 @@ from ..objectives import AbstractObjective
 from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
 from ._baselines import AbstractBaseline, resolve_baseline
 from ._data import likelihood_gradient
+from ._minibatch import refuse_minibatch
 
 
 class Score(AbstractGradient):
@@ -91,5 +92,6 @@ class Score(AbstractGradient):
                 f"Score() differentiates log q, which {type(guide).__name__} does not have: expected pf.Reparam() or "
                 "pf.Path() for a point mass."
             )
+        refuse_minibatch(objective, target)
         if not objective.fixed_draws:
             self.baseline.check(num_particles)

@@ -28,6 +28,7 @@ from ._base import (
 )
 from ._baselines import AbstractBaseline, LeaveOneOut
 from ._checks import check_sites, is_reparam
+from ._minibatch import refuse_minibatch
 from ._plated import Plated
 from ._quasi import is_mean
 from ._site_program import Draw, SiteProgram, site_key
@@ -159,6 +160,7 @@ class SiteGradients(AbstractGradient):
             )
         own = self.bind(target, guide)
         check_sites(own.strategies, objective, guide, target, num_particles)
+        refuse_minibatch(objective, target, guide)
         if not objective.fixed_draws:
             for baseline in own.baselines.values():
                 baseline.check(num_particles)
