@@ -16,7 +16,7 @@ import pushforward as pf
 from pushforward.infer import _cli
 from pushforward.infer._automatic import automatic_gradient
 from pushforward.infer._gradient_moments import Probe
-from pushforward.infer._laboratory import _z_scores
+from pushforward.infer._judge import z_scores
 
 PARTICLES = (1, 4)
 REPEATS = 4000
@@ -93,6 +93,7 @@ def test_bias_is_flagged_and_nothing_else(comparison):
     expected = 0.1 * tilted["snr"].max() * np.sqrt(REPEATS)
     assert tilted["z"].max() > 0.3 * expected > 5
     assert "'tilted' is biased" in comparison.recommendation
+    assert not comparison.disagreement
 
 
 def test_false_alarms_come_at_the_rate_computed():
@@ -101,7 +102,7 @@ def test_false_alarms_come_at_the_rate_computed():
     probe = Probe(pf.Reparam(), pf.ELBO(), target, guide, 2)
     keys = jax.random.split(jax.random.key(8), 300)
     reference = probe.measure(jax.random.key(9), guide, {}, 100_000)
-    largest = np.array([np.abs(_z_scores(probe.measure(k, guide, {}, 200), reference)[1]).max() for k in keys])
+    largest = np.array([np.abs(z_scores(probe.measure(k, guide, {}, 200), reference)[1]).max() for k in keys])
     for level in (0.1, 0.01):
         # Six coordinates, correlated: their joint correction is exact or on the safe side.
         limit = stats.t.isf((1 - (1 - level) ** (1 / 6)) / 2, 199)
@@ -261,7 +262,7 @@ def test_evidence_lies_between_its_bounds(factor):
         ({"num_particles": ()}, "num_particles is empty"),
         ({"num_repeats": 2}, "num_repeats=2"),
         ({"at": "everywhere"}, "expected start, middle, optimum, path"),
-        ({"objective": "elbo"}, "expected an objective"),
+        ({"objective": "elbo"}, "expected pf.ELBO"),
         ({"key": 0}, "typed key"),
     ],
 )

@@ -122,6 +122,17 @@ def test_compare_numbers_fits_of_one_name(conjugate_fit):
     assert set(pf.compare([fit, fit]).table.index) == {"NormalGuide 0", "NormalGuide 1"}
 
 
+def test_one_observation_is_no_reason_to_warn(guided, recwarn):
+    def single(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = guided(pf.from_numpyro(single, 0.4), 0.2, 0.7, 500)
+    result = pf.compare([fit, fit])
+    assert np.isfinite(result.table["elpd"]).all()
+    assert not [str(w.message) for w in recwarn if "point-wise LOO" in str(w.message)]
+
+
 def test_compare_without_data_still_compares_posteriors(gaussian_target, guided):
     result = pf.compare({"a": guided(gaussian_target), "b": guided(gaussian_target, 0.5)})
     assert result.table["elpd"].isna().all()

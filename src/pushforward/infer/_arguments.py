@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..estimators import ELBO, AbstractObjective
 from ..models import Target
 from ..models.guides import AbstractFlow, AbstractGuide
 
@@ -20,6 +21,20 @@ def check_target(target: Any) -> Target:
             "pf.from_pyro(model, *args) or pf.from_logdensity(fn, example)."
         )
     return target
+
+
+def check_objective(objective: Any) -> AbstractObjective:
+    """An objective from itself or its class (None is the ELBO), or an error that says what one is."""
+    if objective is None:
+        return ELBO()
+    if isinstance(objective, type) and issubclass(objective, AbstractObjective):
+        objective = objective()
+    if not isinstance(objective, AbstractObjective):
+        raise ValueError(
+            f"objective={objective!r}: expected pf.ELBO() or another objective; a function of log-weights becomes one "
+            "by @pf.objective above its definition."
+        )
+    return objective
 
 
 def check_learnable(target: Target, guide: AbstractGuide) -> None:

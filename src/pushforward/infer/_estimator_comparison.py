@@ -33,6 +33,8 @@ class EstimatorComparison:
     """The same per block of parameters: ``block``, ``size``, ``z``, ``variance``, ``snr``."""
     objective: str
     model: str
+    disagreement: str = ""
+    """Which of the library's own estimators disagree and whose word was taken; empty where all agree."""
 
     @property
     def biased(self) -> dict[str, float]:
@@ -46,7 +48,7 @@ class EstimatorComparison:
     @property
     def recommendation(self) -> str:
         """The estimator to use on this model: least variance times time among those that show no bias."""
-        sentences = []
+        sentences = [self.disagreement] if self.disagreement else []
         biased = self.biased
         for name, z in biased.items():
             sentences.append(f"'{name}' is biased: its mean gradient is off by {z:.1f} standard errors.")

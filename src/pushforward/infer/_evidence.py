@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..estimators._keywords import explain_keywords
 from ..models import Target
 from ..models._types import Key
 from ..models.guides import AbstractGuide
 from ._arguments import check_count, check_key, check_target
-from ._keywords import explain_keywords
 from ._places import is_bound
 from ._posterior import Posterior
 from ._starts import resolve_guide

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import jax
 import optax
 
-from ..estimators import ELBO, AbstractGradient, AbstractObjective
+from ..estimators import AbstractGradient, AbstractObjective
+from ..estimators._keywords import explain_keywords
 from ..estimators.gradients import resolve_gradient
 from ..estimators.sites import AbstractSiteStrategy
 from ..models import Target
@@ -21,11 +22,10 @@ from ..models.guides import AbstractGuide
 from ..samplers import Variational
 from ..samplers._variational import default_optimizer
 from ..samplers.engine import NonFiniteError, check_writable, initialise, run
-from ._arguments import check_count, check_key, check_learnable, check_target
+from ._arguments import check_count, check_key, check_learnable, check_objective, check_target
 from ._automatic import automatic_gradient, note_choice
 from ._execution import Execution
 from ._fit_result import explain_failure, fitted_posterior
-from ._keywords import explain_keywords
 from ._posterior import Posterior
 from ._starts import default_particles, resolve_guide, stack_starts, starting_guides
 
@@ -116,13 +116,7 @@ def fit(
         target = target.with_params(target.program.initial_params(key_params), fitted=False)
     bound_guide = resolve_guide(guide, target)
     check_learnable(target, bound_guide)
-    objective = _checked(
-        objective,
-        ELBO(),
-        AbstractObjective,
-        "objective",
-        "pf.ELBO() or another objective; a function of log-weights becomes one by @pf.objective above its definition",
-    )
+    objective = check_objective(objective)
     particles = (
         default_particles(target, bound_guide, objective)
         if num_particles is None
@@ -188,15 +182,6 @@ def run_fit(job: FitJob, state: Any, key_end: Key, how: Execution) -> Posterior:
     if job.choice:
         note_choice(posterior, kernel.gradient, job.choice)
     return posterior
-
-
-def _checked(value: Any, default: Any, kind: type, name: str, expected: str) -> Any:
-    value = default if value is None else value
-    if isinstance(value, type) and issubclass(value, kind):
-        value = value()
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}={value!r}: expected {expected}.")
-    return value
 
 
 def _check_optimizer(optimizer: Any, guide: AbstractGuide) -> optax.GradientTransformationExtraArgs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,14 +31,18 @@ def loo(posterior: Posterior, site: str | None = None) -> Any:
             f"{bad} pointwise log-likelihoods of '{name}' are not finite, so LOO is not defined. An observation is "
             "impossible under some draws: check its support, or use a likelihood with heavier tails."
         )
-    if posterior.kind == "variational":
-        stats = group(posterior.data, "sample_stats")
-        return arviz_stats().loo_approximate_posterior(
-            posterior.data, log_p=stats["lp"], log_q=stats["log_q"], var_name=name, pointwise=True
-        )
-    # Particles are treated as equally informative draws; only a chain has an efficiency to estimate.
-    reff = None if posterior.kind == "mcmc" else 1.0
-    return arviz_stats().loo(posterior.data, var_name=name, pointwise=True, reff=reff)
+    with warnings.catch_warnings():
+        if pointwise[name].size == pointwise.sizes["chain"] * pointwise.sizes["draw"]:
+            # One observation: its elpd is the sum.
+            warnings.filterwarnings("ignore", message="The point-wise LOO is the same with the sum LOO")
+        if posterior.kind == "variational":
+            stats = group(posterior.data, "sample_stats")
+            return arviz_stats().loo_approximate_posterior(
+                posterior.data, log_p=stats["lp"], log_q=stats["log_q"], var_name=name, pointwise=True
+            )
+        # Particles are treated as equally informative draws; only a chain has an efficiency to estimate.
+        reff = None if posterior.kind == "mcmc" else 1.0
+        return arviz_stats().loo(posterior.data, var_name=name, pointwise=True, reff=reff)
 
 
 def choose_site(names: list[str], site: str | None) -> str:

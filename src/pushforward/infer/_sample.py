@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..estimators._keywords import explain_keywords
 from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key, Position
@@ -20,7 +21,6 @@ from ..samplers.engine import NonFiniteError, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
 from ._execution import Execution
-from ._keywords import explain_keywords
 from ._posterior import Posterior
 from ._starts import finite_positions
 

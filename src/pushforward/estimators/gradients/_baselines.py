@@ -14,11 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...models._types import Batch
+from .._keywords import explain_keywords
 from .._numbers import as_float
 from ._base import Gain, leave_one_out
 
 _DECAY = 0.05
 """Weight of the newest value in a running mean: a memory of about twenty steps."""
+_NETWORK = (
+    "e.g. class Level(eqx.Module): level: jax.Array; __call__ = lambda self, batch: self.level, and then "
+    "pf.Score(pf.LearnedBaseline(Level(jnp.zeros(()))))."
+)
 
 
 class AbstractBaseline(eqx.Module):
@@ -123,13 +128,19 @@ class LearnedBaseline(AbstractBaseline):
     square: AverageBaseline
     learning_rate: float = eqx.field(static=True)
 
+    @explain_keywords
     def __init__(
         self,
-        network: Callable[[Batch | None], Any],
+        network: Callable[[Batch | None], Any] | None = None,
         learning_rate: float = 0.01,
         average: AverageBaseline | None = None,
         square: AverageBaseline | None = None,
     ) -> None:
+        if network is None:
+            raise ValueError(
+                "LearnedBaseline() has no network to learn: expected an equinox module that maps the minibatch's "
+                f"indices (None without a minibatch) to one number, {_NETWORK}"
+            )
         if not 0 <= as_float(learning_rate) < math.inf:
             raise ValueError(
                 f"LearnedBaseline(learning_rate={learning_rate!r}): expected a number that is not negative, e.g. 0.01."
@@ -165,7 +176,7 @@ class LearnedBaseline(AbstractBaseline):
         if not _takes_a_batch(network):
             raise ValueError(
                 f"LearnedBaseline({network!r}): expected a network that is called with the minibatch's indices "
-                "(None without a minibatch) and returns one number, e.g. an equinox module."
+                f"(None without a minibatch) and returns one number, {_NETWORK}"
             )
 
 

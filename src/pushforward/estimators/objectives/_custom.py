@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._keywords import explain_keywords
 from ._base import AbstractObjective
 from ._power import log_power_mean
 
@@ -64,6 +65,7 @@ class CustomObjective(AbstractObjective):
 def objective(function: Callable[[Array], Array]) -> CustomObjective: ...
 @overload
 def objective(*, minimise: bool = ...) -> Callable[[Callable[[Array], Array]], CustomObjective]: ...
+@explain_keywords
 def objective(
     function: Callable[[Array], Array] | None = None, *, minimise: bool = False
 ) -> CustomObjective | Callable[[Callable[[Array], Array]], CustomObjective]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
+from .._keywords import explain_keywords
 from ._base import AbstractObjective
 from ._power import log_power_mean
 
@@ -15,6 +16,10 @@ class ELBO(AbstractObjective):
 
     Bias: none. Reference: Jordan et al., An introduction to variational methods for graphical models, 1999.
     """
+
+    @explain_keywords
+    def __init__(self) -> None:
+        """No settings: the number of draws is ``num_particles`` of `pf.fit`."""
 
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Mean of the log-weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
+from .._keywords import explain_keywords
 from ._base import AbstractObjective
 from ._power import log_power_mean
 
@@ -17,6 +18,10 @@ class IWELBO(AbstractObjective):
     Bias: below log p(data) by about Var(w) / (2 K E[w]^2). Reference: Burda et al., Importance weighted autoencoders,
     arXiv:1509.00519, eq. 8.
     """
+
+    @explain_keywords
+    def __init__(self) -> None:
+        """No settings: the number of draws is ``num_particles`` of `pf.fit`."""
 
     def __call__(self, log_weights: Float[Array, " k"]) -> Float[Array, ""]:
         """Log of the mean weight."""

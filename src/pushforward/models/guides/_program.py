@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,7 @@ class ProgramGuide(AbstractGuide):
             args, kwargs = target.program.arguments.unpack()
         else:
             args, kwargs = (), {}
+        _check_arguments(self, target, args, kwargs)
         noise = [site for site in target.program.latents if site.auxiliary]
         program = build_program(AsGuide(self.function, noise), args, kwargs, jax.random.key(0))
         check_guide(program, target.program, program_name(self.function))
@@ -174,6 +176,23 @@ def program_guide(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> ProgramG
     if not callable(fn):
         raise ValueError(f"Expected a NumPyro program (a callable) as guide, got {type(fn).__name__}.")
     return ProgramGuide(None, None, None, fn, Static((args, kwargs) if args or kwargs else None))
+
+
+def _check_arguments(guide: ProgramGuide, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(guide.function)
+    except (TypeError, ValueError):
+        return  # a callable without one: it is tried as it is
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = program_name(guide.function)
+        whose = "its own arguments" if guide.given.value is not None else f"the arguments of {target.program.source}"
+        raise ValueError(
+            f"The guide '{name}{signature}' is called with {whose} ({len(args)} positional, keywords "
+            f"{sorted(kwargs)}), which do not fit: {error}. Expected the model's signature (or def "
+            f"{name}(*args, **kwargs)), or the guide's own arguments in pf.program_guide({name}, *own_args)."
+        ) from None
 
 
 def check_guide(guide: AbstractProgram, model: AbstractProgram, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Errors for keywords that an entry point does not have."""
+"""Errors for arguments that an entry point or a constructor does not have."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "chains": "num_chains",
     "progress_bar": "progress",
     "num_elbo_samples": "num_particles",
+    "num_particles": "num_particles of pf.fit",
     "loss": "objective",
 }
 """What other libraries call it, and where it is here."""
@@ -31,10 +32,12 @@ _ELSEWHERE = {
 def explain_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Turn an unknown or a missing keyword into a ``ValueError`` that names it and what to write instead."""
     signature = inspect.signature(function)
+    name, own = function.__name__, list(signature.parameters.values())
+    if name == "__init__":
+        name, own = function.__qualname__.split(".")[-2], own[1:]
+    shown = signature.replace(parameters=own, return_annotation=inspect.Signature.empty)
     required = [
-        name
-        for name, p in signature.parameters.items()
-        if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
+        p.name for p in own if p.default is inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
     ]
 
     @functools.wraps(function)
@@ -42,7 +45,8 @@ def explain_keywords(function: Callable[P, R]) -> Callable[P, R]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise ValueError(_explain(function.__name__, signature, required, args, kwargs, error)) from None
+            given = args[len(signature.parameters) - len(own) :]
+            raise ValueError(_explain(name, shown, required, given, kwargs, error)) from None
         return function(*args, **kwargs)
 
     return checked
@@ -62,8 +66,13 @@ def _explain(
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = _ELSEWHERE.get(unknown[0]) or (close[0] if close else None)
         instead = f" Did you mean {hint}?" if hint else ""
-        return f"pf.{name} has no argument '{unknown[0]}'.{instead} Expected arguments among {known}."
+        among = f"arguments among {known}" if known else f"no arguments, {name}()"
+        return f"pf.{name} has no argument '{unknown[0]}'.{instead} Expected {among}."
+    if not known:
+        listed = ", ".join(repr(a) for a in args)
+        hint = f" A number of draws is num_particles={listed} of pf.fit." if isinstance(args[0], int) else ""
+        return f"pf.{name}({listed}): expected no arguments, {name}().{hint}"
     missing = [k for i, k in enumerate(required) if k not in kwargs and (k == "key" or i >= len(args))]
     if "key" in missing:
         return f"pf.{name} needs key=jax.random.key(0) (any seed): random numbers come from an explicit key only."
-    return f"pf.{name}: {error}. Expected {name}{signature.replace(return_annotation=inspect.Signature.empty)}."
+    return f"pf.{name}: {error}. Expected {name}{signature}."
