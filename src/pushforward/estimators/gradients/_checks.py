@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from ...models import Target
 from ...models.guides import AbstractGuide, ProgramGuide
 from ..objectives import AbstractObjective
 from ..sites import AbstractSiteStrategy, PathSite, ReparamSite
 from ._dependence import dependence
+from ._moving import in_trace, refuse_moving
 from ._quasi import is_mean
 from ._terms import guide_terms
 
@@ -71,22 +70,13 @@ def check_sites(
             f"{name} holds the draws fixed under pf.Reparam() (sites {reparam}), which leaves nothing to differentiate "
             f"for the strategies at {mixed}: expected pf.Path() instead of pf.Reparam()."
         )
-    batch = jax.eval_shape(target.minibatch, jax.random.key(0)) if target.subsampled else None
 
-    refusals: list[ValueError] = []
+    def look(trace: Mapping[str, Any], batch: Any) -> None:
+        _check_each(strategies, trace)
+        refuse_moving(strategies, guide, trace, batch)
+        _refuse_jumps(strategies, guide, trace, batch)
 
-    def look(key: Any, batch: Any) -> None:
-        trace = guide.trace(batch, key=key)
-        try:
-            _check_each(strategies, trace)
-            _refuse_jumps(strategies, guide, trace, batch)
-        except ValueError as error:
-            refusals.append(error)
-
-    jax.eval_shape(look, jax.random.key(0), batch)
-    # Raised out here: JAX adds a remark on its own traceback to whatever passes through it.
-    for refusal in refusals:
-        raise refusal
+    in_trace(guide, target, look)
 
 
 def _check_each(strategies: Mapping[str, AbstractSiteStrategy], trace: Mapping[str, Any]) -> None:

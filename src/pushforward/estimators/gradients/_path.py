@@ -11,6 +11,7 @@ from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
+from ..sites import PathSite
 from ._base import (
     AbstractGradient,
     Estimate,
@@ -25,6 +26,7 @@ from ._base import (
 from ._checks import refuse_discrete
 from ._data import forward_path_gradient
 from ._minibatch import refuse_minibatch
+from ._moving import refuse_moving_guide
 from ._quasi import check_draws, particle_noise, resolve_draws
 
 
@@ -37,7 +39,8 @@ class Path(AbstractGradient):
     Learnable model parameters get the plain gradient
     sum_k F_k d log p_k / d theta.
 
-    Unbiased for every twice differentiable objective and reparameterised guide. Far from the optimum its variance can
+    Unbiased for every twice differentiable objective and reparameterised guide whose support does not move with its
+    parameters (others are refused). Far from the optimum its variance can
     exceed that of `Reparam`. Cost: that of `Reparam` plus one gradient of log q per particle (flows carry it along with
     the draw), and a second backward pass when the model itself has learnable parameters.
 
@@ -94,6 +97,8 @@ class Path(AbstractGradient):
     def check(self, objective: AbstractObjective, target: Target, guide: AbstractGuide, num_particles: int) -> None:
         """See `AbstractGradient.check`."""
         refuse_discrete("Path()", guide)
+        if objective.draws is None:
+            refuse_moving_guide(PathSite(), guide, target)
         refuse_minibatch(objective, target)
         check_draws("Path", self.draws, objective, target, guide)
         if not objective.smooth and num_particles > 1:

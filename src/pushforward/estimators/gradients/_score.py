@@ -10,10 +10,12 @@ from ...models import Target
 from ...models._types import Batch, Key
 from ...models.guides import AbstractGuide
 from ..objectives import AbstractObjective
+from ..sites import ScoreSite
 from ._base import AbstractGradient, Estimate, Parameters, derivatives, estimate, join, log_weights, split
 from ._baselines import AbstractBaseline, resolve_baseline
 from ._data import likelihood_gradient
 from ._minibatch import refuse_minibatch
+from ._moving import refuse_moving_guide
 
 
 class Score(AbstractGradient):
@@ -31,8 +33,9 @@ class Score(AbstractGradient):
             objective of the whole draw, which is the plain estimator; `compare_estimators` then measures what locality
             is worth. Guides that draw all latents at once have one signal, the global one.
 
-    Unbiased for every objective and guide with a density; a baseline may not depend on its own draw. Variance grows
-    with the number of latents. Cost: one density of target and guide per particle, no gradient in z.
+    Unbiased for every objective and guide with a density whose support does not move with the parameters
+    (others are refused); a baseline may not depend on its own draw. Variance grows with the number of latents. Cost:
+    one density of target and guide per particle, no gradient in z.
 
     Reference: Williams, Simple statistical gradient-following algorithms, 1992; Mnih and Rezende, Variational inference
     for Monte Carlo objectives, arXiv:1602.06725, eqs. 9 and 13; Mnih and Gregor, arXiv:1402.0030, section 2.3, and
@@ -93,5 +96,7 @@ class Score(AbstractGradient):
                 "pf.Path() for a point mass."
             )
         refuse_minibatch(objective, target)
+        if objective.draws is None and not objective.sleeps:
+            refuse_moving_guide(ScoreSite(), guide, target)
         if not objective.fixed_draws:
             self.baseline.check(num_particles)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from ...models._types import Key
 from ._base import AbstractSiteStrategy, Outcome
 from ._elements import elements, law, vary
-from ._pathwise import family_name
+from ._pathwise import family_name, suggestions
 
 
 class Enumerate(AbstractSiteStrategy):
@@ -50,3 +50,11 @@ class Enumerate(AbstractSiteStrategy):
                 f"Site '{name}' ({family_name(fn)}) has no finite list of values to enumerate: expected a Bernoulli, "
                 f"Categorical, Binomial or other finite discrete site. Use {instead} here."
             )
+        try:
+            elements(fn).base.enumerate_support(expand=False)
+        except (TypeError, ValueError, NotImplementedError):
+            raise ValueError(
+                f"Enumerate() at site '{name}' ({family_name(fn)}): the number of its values is itself random, learned "
+                f"or not the same for all elements, so that there is no one list of them. Expected "
+                f"{' or '.join(suggestions(name, fn, enumerated=False))} for this site."
+            ) from None

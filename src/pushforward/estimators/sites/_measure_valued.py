@@ -12,6 +12,7 @@ from ...models._types import Key
 from ._base import AbstractSiteStrategy, Outcome
 from ._elements import align, elements, vary
 from ._pathwise import family_name
+from ._support import is_point
 from ._weak_derivatives import WEAK_DERIVATIVES
 
 
@@ -53,6 +54,8 @@ class MeasureValued(AbstractSiteStrategy):
         if _family(elements(fn).base) is None:
             known = {family.__name__.removesuffix("Logits").removesuffix("Probs") for family in WEAK_DERIVATIVES}
             instead = "pf.Path() or pf.Score()" if fn.has_rsample else "pf.Score()"
+            if is_point(fn):
+                instead = "pf.Path()"
             if fn.has_enumerate_support:
                 instead = "pf.Enumerate() or pf.Score()"
             raise ValueError(

@@ -27,10 +27,11 @@ class ReparamSite(AbstractSiteStrategy):
     def check(self, name: str, fn: Any) -> None:
         """See `AbstractSiteStrategy.check`."""
         if not fn.has_rsample:
+            fit = suggestions(name, fn)
             raise ValueError(
                 f"Site '{name}' ({family_name(fn)}) has no reparameterised draw: its value is no differentiable "
-                "function of its parameters. Expected pf.Score(), pf.Enumerate() or pf.MeasureValued() for this site, "
-                f"e.g. gradient={{'{name}': pf.MeasureValued()}}."
+                f"function of its parameters. Expected {' or '.join(fit)} for this site, "
+                f"e.g. gradient={{'{name}': {fit[0]}}}."
             )
 
 
@@ -47,3 +48,19 @@ def family_name(fn: Any) -> str:
     ):
         fn = fn.base_dist
     return type(fn).__name__
+
+
+def suggestions(name: str, fn: Any, *, enumerated: bool = True) -> list[str]:
+    """Strategies that apply to a site without a reparameterised draw, the least noisy first."""
+    from ._enumerate import Enumerate
+    from ._implicit import Implicit
+    from ._measure_valued import MeasureValued
+
+    found = []
+    for strategy in (*((Enumerate(),) if enumerated else ()), Implicit(), MeasureValued()):
+        try:
+            strategy.check(name, fn)
+        except ValueError:
+            continue
+        found.append(f"pf.{type(strategy).__name__}()")
+    return [*found, "pf.Score()"]
