@@ -134,6 +134,7 @@ def test_compare_names_fits_by_their_files(folder):
     assert "different files" in result.stderr
 
 
+@pytest.mark.slow
 def test_program_guide_from_the_file(folder):
     """A NumPyro program as the guide, by file and name."""
     out = folder / "program.nc"
@@ -284,6 +285,7 @@ def test_info_works_without_a_device():
     assert re.search(r"extra pyro +(not )?installed", result.stdout)
 
 
+@pytest.mark.slow
 def test_installed_command_in_double_precision(folder):
     """The console script, in a fresh process: --x64 reaches the result, and usage errors have code 2."""
     script = Path(sys.executable).with_name("pushforward")

@@ -132,6 +132,7 @@ def test_presentation(comparison, monkeypatch):
         comparison.bound()
 
 
+@pytest.mark.slow
 def test_landing_and_the_choice_along_the_way(figure):
     """Constant steps, d = 10, a guide that contains the posterior: `Path` lands, `Reparam` does not, auto does."""
     dim, steps, particles, rate = 10, 3000, 8, 0.02

@@ -23,6 +23,7 @@ PARTICLES = 4
 MEAN, ROOT = jnp.asarray([1000.0, -500.0]), jnp.asarray([[30.0, 0.0], [20.0, 10.0]])
 
 
+@pytest.mark.slow
 def test_a_flow_is_measured_where_a_fit_would_start_it():
     """For a Gaussian posterior that is the posterior itself, where a path gradient has no variance."""
     target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(jnp.linalg.solve(ROOT, x - MEAN) ** 2), jnp.zeros(2))

@@ -44,6 +44,7 @@ def test_adding_chains_changes_none(getkey):
     np.testing.assert_allclose(two.data["posterior"]["b"], three.data["posterior"]["b"][:2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_warm_start_from_a_fit_needs_no_adaptation_of_the_mass_matrix(getkey):
     target = registry.gaussian_target()
     fit = pf.fit(target, pf.FullRank(), key=getkey(), progress=False)

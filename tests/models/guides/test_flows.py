@@ -101,7 +101,7 @@ def single_and_two_passes(name, monkeypatch, *, wrap=False):
         return single, path_gradients(guide, target, draws, key)
 
 
-@pytest.mark.parametrize("name", fast(NAMES, "RealNVP", "IAF", "Planar", "Radial"))
+@pytest.mark.parametrize("name", fast(NAMES, "RealNVP", "Planar"))
 def test_single_pass_is_two_pass(name, monkeypatch):
     single, double = single_and_two_passes(name, monkeypatch, wrap=name == "RealNVP")
     for one, other in zip(single, double, strict=True):
@@ -133,7 +133,7 @@ def without_network(self, x, force):
 REAL_FORWARD = flows.AbstractCoupling.forward_with_force
 
 
-@pytest.mark.parametrize("mutant", [without_log_det, without_network])
+@pytest.mark.parametrize("mutant", fast([without_log_det, without_network], without_log_det))
 def test_mutants_of_the_recursion_are_caught(mutant, monkeypatch):
     monkeypatch.setattr(flows.AbstractCoupling, "forward_with_force", mutant)
     single, double = single_and_two_passes("RealNVP", monkeypatch)
