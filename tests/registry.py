@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from oracles import k_draws
+from registry_kernels import KERNELS as KERNELS
 from scipy import special
 
 import pushforward as pf
@@ -167,9 +168,3 @@ SITE_STRATEGIES = {
     "ScoreSite": ScoreSite(),
 }
 """`pf.Path`, `pf.Reparam` and `pf.Score` at one site are the last of these."""
-
-KERNELS = {
-    "NUTS": lambda: pf.NUTS(dense_mass=True),
-    # A quarter of the period of a whitened Gaussian: near a full period HMC returns to its start and does not mix.
-    "HMC": lambda: pf.HMC(trajectory_length=jnp.pi / 2, dense_mass=True),
-}

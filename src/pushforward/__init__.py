@@ -64,6 +64,9 @@ from .models.guides import flow_guide as flow_guide
 from .models.guides import program_guide as program_guide
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS
+from .samplers import SGLD as SGLD
+from .samplers import SVGD as SVGD
+from .samplers import CoinSVGD as CoinSVGD
 from .samplers.engine import NonFiniteError as NonFiniteError
 
 __version__ = _version("pushforward")

@@ -1,4 +1,4 @@
-"""Shared suite over exact samplers: first and second moments, and what they refuse."""
+"""What is special to HMC and NUTS: chains, warm starts, and what they refuse."""
 
 from __future__ import annotations
 
@@ -7,33 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import registry
-import scipy.stats
-from arviz_stats.base import array_stats
 
 import pushforward as pf
-
-FAMILY_WISE_ALPHA = 1e-6
-
-
-@pytest.mark.parametrize("name", list(registry.KERNELS))
-def test_moments_of_a_correlated_gaussian(name, getkey):
-    """Means and all second moments by z-tests with MCMC standard errors; 9 tests at a family-wise rate of 1e-6."""
-    target = registry.gaussian_target()
-    posterior = pf.sample(
-        target, registry.KERNELS[name](), key=getkey(), num_steps=2000, num_warmup=500, num_chains=4, progress=False
-    )
-    draws = np.concatenate([np.asarray(posterior.data["posterior"][n]).reshape(4, 2000, -1) for n in ("a", "b")], -1)
-    limit = scipy.stats.norm.isf(FAMILY_WISE_ALPHA / 18)
-    centred = draws - registry.MEAN
-    for i in range(3):
-        z = centred[..., i].mean() / array_stats.mcse(centred[..., i], method="mean")
-        assert abs(z) < limit
-        for j in range(i + 1):
-            product = centred[..., i] * centred[..., j]
-            z = (product.mean() - registry.COVARIANCE[i, j]) / array_stats.mcse(product, method="mean")
-            assert abs(z) < limit
-    assert posterior.verdict.status == "ok", posterior.verdict.reasons
-
 
 def test_adding_chains_changes_none(getkey):
     target, key = registry.gaussian_target(), getkey()

@@ -16,13 +16,15 @@ from ..estimators._keywords import explain_keywords
 from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key, Position
-from ..samplers import AbstractSampler, Chains
+from ..samplers import AbstractEnsemble, AbstractSampler, Chains
 from ..samplers.engine import NonFiniteError, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
 from ._execution import Execution
-from ._posterior import Posterior
+from ._isolation import isolated_chains, isolated_particles, isolation_attrs
+from ._posterior import Kind, Posterior
 from ._starts import finite_positions
+from ._tree import unravel_draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +147,64 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
 
 def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> Posterior:
     layout = Layout.of(job.target.example)
+    sampler = job.chains.sampler
     by_chain = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in records.items()}
-    flat = by_chain.pop("position")
-    positions = jax.vmap(jax.vmap(layout.unravel))(jnp.asarray(flat))
-    return build_posterior(
-        job.target,
-        positions,
-        kind="mcmc",
-        algorithm=job.name,
-        sample_stats=by_chain,
-        attrs={"num_warmup": job.num_warmup, "thin": job.thin},
-        state=state,
-        provenance=how.finished(),
-    )
+    inner = job.chains.inner(state)
+    attrs: dict[str, Any] = {"num_warmup": job.num_warmup, "thin": job.thin}
+    common = {"algorithm": job.name, "state": state, "provenance": how.finished()}
+    if not isinstance(sampler, AbstractEnsemble):
+        flat, isolated = by_chain.pop("position"), isolated_chains(job.chains, state)
+        kept = np.setdiff1d(np.arange(job.chains.num_chains), list(isolated))
+        statistics = {name: x[kept] for name, x in by_chain.items()}
+        positions = unravel_draws(layout, flat[kept])
+        attrs |= isolation_attrs("chain", isolated, job.chains.num_chains)
+        return build_posterior(job.target, positions, kind="mcmc", sample_stats=statistics, attrs=attrs, **common)
+    particles, isolated = np.asarray(inner.particles), isolated_particles(inner)
+    attrs |= isolation_attrs("particle", isolated, particles.shape[0] * particles.shape[1])
+    attrs |= {"num_particles": sampler.num_particles}
+    # Clouds stay rectangular: a particle that one of them has lost is left out of all (particles are exchangeable).
+    kept = np.setdiff1d(np.arange(particles.shape[1]), [index[-1] for index in isolated])
+    if sampler.ergodic:
+        flat = by_chain.pop("position")[:, :, kept]
+        # Every particle is a chain of its own.
+        draws = np.swapaxes(flat, 1, 2).reshape(-1, flat.shape[1], flat.shape[3])
+        kind: Kind = "mcmc"
+    else:
+        draws, kind = particles[:, kept], "particles"
+    trace = {name: (("chain", "step"), x) for name, x in by_chain.items() if x.ndim == 2}
+    positions = unravel_draws(layout, draws)
+    return build_posterior(job.target, positions, kind=kind, optimization=trace, attrs=attrs, **common)
 
 
 def _start(
     key: Key, target: Target, layout: Layout, kernel: AbstractSampler, num_chains: int, init: Any
 ) -> tuple[Array, AbstractSampler]:
-    """Flat starting positions, and the kernel with a mass matrix from a fit where there is one."""
+    """Flat starting positions, and the kernel with a mass matrix from a fit where there is one.
+
+    An ensemble takes positions for all its particles: of shape (chain, particle, dim).
+    """
+    if isinstance(kernel, AbstractEnsemble):
+        count = kernel.num_particles
+        if init is not None and not isinstance(init, Posterior) and num_chains == 1:
+            leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
+            init = jax.tree.map(lambda x: jnp.asarray(x)[None], init) if leading == {(count,)} else init
+        flat_init = init
+        if init is not None and not isinstance(init, Posterior):
+            leading = {jnp.shape(x)[:2] for x in jax.tree.leaves(init)}
+            if leading != {(num_chains, count)}:
+                raise ValueError(
+                    f"init has structure {jax.tree.map(jnp.shape, init)}: expected positions of the target with "
+                    f"leading axes (num_chains, num_particles) = ({num_chains}, {count}), or a fitted posterior."
+                )
+            flat_init = jax.tree.map(lambda x: jnp.reshape(x, (-1, *jnp.shape(x)[2:])), init)
+        positions, _ = _chain_starts(key, target, layout, None, num_chains * count, flat_init)
+        return positions.reshape(num_chains, count, -1), kernel
+    return _chain_starts(key, target, layout, kernel, num_chains, init)
+
+
+def _chain_starts(
+    key: Key, target: Target, layout: Layout, kernel: Any, num_chains: int, init: Any
+) -> tuple[Array, Any]:
     if init is None:
         return jax.vmap(layout.ravel)(target.initial(key, num_chains)), kernel
     if isinstance(init, Posterior):
@@ -207,7 +248,8 @@ def _start(
 
 def _explain(job: SampleJob, error: NonFiniteError) -> NonFiniteError:
     layout = Layout.of(job.target.example)
-    flat = np.asarray(jax.vmap(job.chains.sampler.position)(error.state))
+    flat = np.asarray(jax.vmap(job.chains.sampler.position)(job.chains.inner(error.state)))
+    flat = flat.reshape(-1, layout.dim)
     found = {}
     for chain, x in enumerate(flat):
         sites = job.target.nonfinite_sites(layout.unravel(jnp.asarray(x)))

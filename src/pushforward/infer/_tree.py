@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ..models import Target
+    from ..models._layout import Layout
 
 SAMPLE_DIMS = ("chain", "draw")
 _SCALARS_PER_BLOCK = 512
@@ -171,6 +172,11 @@ def optimization_dataset(entries: Mapping[str, tuple[Sequence[str], Any]]) -> xr
         coords={name: (tuple(dims), coordinate_values(array)) for name, (dims, array) in coords.items()},
         attrs=library_attrs(),
     )
+
+
+def unravel_draws(layout: Layout, flat: np.ndarray) -> PyTree:
+    """Positions, leaves of shape (chain, draw, ...), from flat ones of shape (chain, draw, dim)."""
+    return jax.vmap(jax.vmap(layout.unravel))(jnp.asarray(flat))
 
 
 def group(tree: xr.DataTree, name: str) -> xr.Dataset:

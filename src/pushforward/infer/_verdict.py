@@ -91,6 +91,7 @@ def diagnose(posterior: Posterior | xr.DataTree) -> Verdict:
 
     Cost: variational, one PSIS fit (milliseconds); mcmc, about 4 ms per scalar latent for 4 chains of 1,000 draws.
     """
+    from ._isolation import check_isolated
     from ._mcmc_checks import check_mcmc
     from ._particle_checks import check_particles, check_point
     from ._variational_checks import check_variational
@@ -116,6 +117,7 @@ def diagnose(posterior: Posterior | xr.DataTree) -> Verdict:
             more, figures = checks[kind](tree)
         findings += more
         details.update(figures)
+    findings += check_isolated(tree.attrs)
     weights = tree.attrs.get("site_weights")
     if weights:
         details["site_weights"] = weights

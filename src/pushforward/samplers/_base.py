@@ -6,12 +6,12 @@ Time runs 0 = base to 1 = target.
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from ..models import Target
 from ..models._types import Batch, Key
@@ -70,6 +70,9 @@ class AbstractSampler(AbstractKernel):
     Positions are flat vectors (`Layout.ravel`) inside a sampler.
     """
 
+    isolates: ClassVar[bool] = False
+    """Whether a chain that meets a value that is not finite is put aside while the others go on."""
+
     @abc.abstractmethod
     def bind(self, target: Target, num_warmup: int) -> AbstractSampler:
         """This sampler for a target, adapting over ``num_warmup`` steps."""
@@ -82,38 +85,74 @@ class AbstractSampler(AbstractKernel):
     def statistics(self, state: Any, info: Any) -> dict[str, Array]:
         """Per-draw statistics under their ArviZ names (``lp``, ``diverging``, ...)."""
 
+    def record(self, state: Any, info: Any) -> PyTree:
+        """Position and statistics."""
+        return {"position": self.position(state), **self.statistics(state, info)}
+
+
+class ChainsState(NamedTuple):
+    """States of chains that can be isolated."""
+
+    inner: Any
+    """State of the sampler, with a leading chain axis."""
+    failed_step: Int[Array, " chain"]
+    """First step at which a chain met a value that is not finite; -1 while it is sound. It rests at its last good
+    state from then on."""
+    step: Int[Array, ""]
+
 
 class Chains(AbstractKernel):
-    """Independent copies of a sampler, vectorised. Chain i uses ``fold_in(key, i)``, so adding chains changes none."""
+    """Independent copies of a sampler, vectorised. Chain i uses ``fold_in(key, i)``, so adding chains changes none.
+
+    Each copy draws its own minibatch: chains that share one are not independent, and R-hat would see less than there is.
+    """
 
     sampler: AbstractSampler
     num_chains: int = eqx.field(static=True)
 
     def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> Any:
-        """States of all chains, from positions of shape (chain, dim)."""
-        return jax.vmap(lambda k, x: self.sampler.init(k, x, batch))(self._keys(key), position)
+        """States of all chains, from positions of shape (chain, ...)."""
+        inner = jax.vmap(lambda k, x: self.sampler.init(k, x, batch))(self._keys(key), position)
+        if not self.sampler.isolates:
+            return inner
+        return ChainsState(inner, jnp.full((self.num_chains,), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
     def step(self, key: Key, state: Any, batch: Batch | None = None) -> tuple[Any, Any]:
         """One step of every chain."""
-        return jax.vmap(lambda k, s: self.sampler.step(k, s, batch))(self._keys(key), state)
+        inner = self.inner(state)
+        new, info = jax.vmap(self.sampler.step)(self._keys(key), inner, batch)
+        if not self.sampler.isolates:
+            return new, info
+        good = jax.vmap(_finite)(jax.vmap(self.sampler.health)(new, info)) & (state.failed_step < 0)
+        new = jax.tree.map(lambda a, b: jnp.where(jnp.reshape(good, (-1,) + (1,) * (a.ndim - 1)), a, b), new, inner)
+        failed = jnp.where((state.failed_step < 0) & ~good, state.step, state.failed_step)
+        return ChainsState(new, failed, state.step + 1), info
 
     def minibatch(self, key: Key) -> Batch | None:
-        """The sampler's minibatch, shared by the chains."""
-        return self.sampler.minibatch(key)
+        """A minibatch for every chain, leaves of shape (chain, ...)."""
+        return jax.vmap(self.sampler.minibatch)(self._keys(key))
 
     def record(self, state: Any, info: Any) -> PyTree:
-        """Positions and statistics of all chains."""
-        return jax.vmap(lambda s, i: {"position": self.sampler.position(s), **self.sampler.statistics(s, i)})(
-            state, info
-        )
+        """What the sampler keeps of every chain."""
+        return jax.vmap(self.sampler.record)(self.inner(state), info)
 
     def health(self, state: Any, info: Any) -> PyTree:
-        """The chains' own health."""
-        return self.sampler.health(state, info)
+        """The chains' own health; where chains are isolated, finite as long as one is sound."""
+        if self.sampler.isolates:
+            return jnp.where(jnp.all(state.failed_step >= 0), jnp.nan, 0.0)
+        return jax.vmap(self.sampler.health)(state, info)
 
     def summary(self, records: PyTree) -> dict[str, str]:
         """The sampler's figures."""
         return self.sampler.summary(records)
 
+    def inner(self, state: Any) -> Any:
+        """The samplers' states, with a leading chain axis."""
+        return state.inner if self.sampler.isolates else state
+
     def _keys(self, key: Key) -> Array:
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_chains))
+
+
+def _finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,11 @@
+"""Pairs of particles: positive-definite kernels, their bandwidths, and what is summed over all pairs."""
+
+from ._bandwidth import AbstractBandwidth as AbstractBandwidth
+from ._bandwidth import Fixed as Fixed
+from ._bandwidth import Median as Median
+from ._base import AbstractRadialKernel as AbstractRadialKernel
+from ._base import Profile as Profile
+from ._force import stein_force as stein_force
+from ._radial import IMQ as IMQ
+from ._radial import RBF as RBF
+from ._radial import Laplace as Laplace

@@ -1,0 +1,67 @@
+"""Deterministic particle flows: a direction for every particle, and a rule for how far to go."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ...models._types import Batch, Key
+from .._ensemble import AbstractEnsemble, EnsembleState, Evaluated
+from ._update import AbstractUpdate
+
+
+class FlowMemory(NamedTuple):
+    """What a flow carries."""
+
+    update: Any
+    """State of the update rule."""
+    direction: Any
+    """What the direction carries."""
+
+
+class AbstractParticleFlow(AbstractEnsemble):
+    """Particles that follow a direction computed from all of them."""
+
+    update: eqx.AbstractVar[AbstractUpdate]
+
+    @abc.abstractmethod
+    def direction(
+        self, key: Key, particles: Float[Array, "n d"], at: Evaluated, step: Int[Array, ""], memory: Any
+    ) -> tuple[Float[Array, "n d"], Any, dict[str, Array]]:
+        """Direction of every particle, memory, and statistics of the step. Particles not ``at.alive`` weigh nothing."""
+
+    def begin(self, particles: Float[Array, "n d"]) -> Any:
+        """Memory of the direction at the start."""
+        return ()
+
+    def prepare(self, key: Key, particles: Float[Array, "n d"]) -> FlowMemory:
+        """See `AbstractEnsemble.prepare`."""
+        return FlowMemory(self.update.init(particles), self.begin(particles))
+
+    def move(
+        self, key: Key, state: EnsembleState, alive: Bool[Array, " n"], batch: Batch | None
+    ) -> tuple[Float[Array, "n d"], FlowMemory, Bool[Array, " n"], dict[str, Array]]:
+        """See `AbstractEnsemble.move`."""
+        at = self.evaluate(state.particles, alive, batch)
+        direction, memory, statistics = self.direction(key, state.particles, at, state.step, state.memory.direction)
+        direction = jnp.where(at.alive[:, None], direction, 0.0)
+        particles, update = self.update(state.particles, direction, state.memory.update)
+        count = jnp.maximum(jnp.sum(at.alive), 1).astype(particles.dtype)
+        shown = {
+            "mean_lp": jnp.sum(jnp.where(at.alive, at.logdensity, 0.0)) / count,
+            "direction_norm": jnp.sqrt(jnp.sum(direction**2) / count),
+            **statistics,
+        }
+        return particles, FlowMemory(update, memory), at.alive, shown
+
+    def summary(self, records: PyTree) -> dict[str, str]:
+        """Mean log-density and mean length of the direction, of the last step shown."""
+        if records["mean_lp"].shape[0] == 0:
+            return {}
+        last = {name: float(np.mean(records[name][-1])) for name in ("mean_lp", "direction_norm")}
+        return {"log p": f"{last['mean_lp']:.4g}", "direction": f"{last['direction_norm']:.2g}"}

@@ -1,0 +1,46 @@
+"""Every sampler, once: what the shared suite needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import pushforward as pf
+
+
+class KernelCase(NamedTuple):
+    """A sampler with settings that suit the Gaussian of `registry`."""
+
+    build: Callable[[], Any]
+    exact: bool = False
+    """Markov chain whose stationary law is the target itself."""
+    covariance: Callable[[np.ndarray], np.ndarray] | None = None
+    """Stationary covariance of a Markov chain with a known bias, from the target's covariance."""
+    cloud: tuple[float, float] | None = None
+    """For flows of particles: the range of the ratios of final to true variances."""
+    num_steps: int = 2000
+    num_warmup: int = 500
+
+
+def euler(step_size: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Stationary covariance of the Euler step: S = (I - eps P) S (I - eps P) + 2 eps I."""
+
+    def stationary(covariance: np.ndarray) -> np.ndarray:
+        precision = np.linalg.inv(covariance)
+        return np.linalg.inv(precision - 0.5 * step_size * precision @ precision)
+
+    return stationary
+
+
+KERNELS = {
+    "NUTS": KernelCase(lambda: pf.NUTS(dense_mass=True), exact=True),
+    # A quarter of the period of a whitened Gaussian: near a full period HMC returns to its start and does not mix.
+    "HMC": KernelCase(lambda: pf.HMC(trajectory_length=jnp.pi / 2, dense_mass=True), exact=True),
+    "SGLD": KernelCase(lambda: pf.SGLD(0.2), covariance=euler(0.2), num_steps=20_000),
+    "SVGD": KernelCase(lambda: pf.SVGD(50, optimizer=optax.adagrad(0.5)), cloud=(0.7, 1.05), num_steps=2000),
+    "CoinSVGD": KernelCase(lambda: pf.CoinSVGD(50), cloud=(0.7, 1.05), num_steps=2000),
+}
