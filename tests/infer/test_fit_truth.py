@@ -318,3 +318,17 @@ def test_local_latents_of_a_minibatch_plate_start_from_all_data():
     found = np.log(posterior.draws("z")).reshape(-1, 4)
     np.testing.assert_allclose(found.mean(0), np.asarray(x) / 2, atol=0.1)
     np.testing.assert_allclose(found.std(0), np.sqrt(0.5), atol=0.1)
+
+
+def test_single_precision_parameters_meet_a_double_precision_density(getkey):
+    """Weights made by a library in single precision, in a run with 64-bit floats."""
+
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(()), 1.0))
+
+    def guide():
+        numpyro.sample("z", dist.Normal(numpyro.param("loc", jnp.ones((), jnp.float32)), 1.0))
+
+    settings = {"num_steps": 200, "num_restarts": 1, "progress": False}
+    posterior = pf.fit(pf.from_numpyro(model), pf.program_guide(guide), key=getkey(), **settings)
+    assert abs(float(posterior.data["posterior"]["z"].mean())) < 0.2

@@ -16,12 +16,13 @@ from ..estimators._keywords import explain_keywords
 from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key, Position
-from ..samplers import AbstractEnsemble, AbstractSampler, Chains
-from ..samplers.engine import NonFiniteError, initialise, run
+from ..samplers import AbstractEnsemble, AbstractKernel, AbstractSampler, Chains
+from ..samplers.engine import NonFiniteError, Online, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
 from ._execution import Execution
 from ._isolation import isolated_chains, isolated_particles, isolation_attrs
+from ._online import keep_figures, kept_records, online_dataset
 from ._posterior import Kind, Posterior
 from ._starts import finite_positions
 from ._tree import unravel_draws
@@ -38,6 +39,13 @@ class SampleJob:
     num_warmup: int
     thin: int
     name: str
+    max_draws: int | None = None
+
+    def kernel(self) -> AbstractKernel:
+        """What the loop runs."""
+        if self.max_draws is None:
+            return self.chains
+        return keep_figures(self.chains, self.target, self.max_draws, self.num_warmup)
 
 
 @explain_keywords
@@ -51,6 +59,7 @@ def sample(
     num_chains: int = 1,
     thin: int = 1,
     init: Posterior | Position | None = None,
+    max_draws: int | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -67,6 +76,9 @@ def sample(
         thin: keep every ``thin``-th draw; must divide ``num_steps``.
         init: where chains start: a fitted posterior (chains start at draws of its guide, and the mass matrix at its
             covariance), a position with a leading chain axis, or None for random points of finite density.
+        max_draws: keep at most this many draws per chain, evenly spaced over the run, so that memory does not grow with
+            the number of steps; even. Means, sds, covariance, ESS and R-hat of all steps are then computed as the run
+            goes and form the group ``online``. None keeps every ``thin``-th draw.
         progress: show a progress line.
         checkpoint: file to save the run to (atomically), for `resume`.
         checkpoint_every: seconds between saves.
@@ -113,9 +125,10 @@ def sample(
     layout = Layout.of(target.example)
     positions, kernel = _start(key_start, target, layout, kernel, num_chains, init)
     chains = Chains(kernel.bind(target, num_warmup), num_chains)
-    job = SampleJob(chains, target, key_run, num_steps, num_warmup, thin, type(kernel).__name__)
+    job = SampleJob(chains, target, key_run, num_steps, num_warmup, thin, type(kernel).__name__, max_draws)
+    looped = job.kernel()
     # The last stream of the run's key starts the chains; steps use the streams from 0 on.
-    state = initialise(chains, jax.random.fold_in(key_run, 2**32 - 1), positions)
+    state = initialise(looped, jax.random.fold_in(key_run, 2**32 - 1), positions)
     config = {"method": "sample", "kernel": job.name, "num_warmup": num_warmup, "num_chains": num_chains, "thin": thin}
     provenance = {"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}}
     return run_sample(job, state, Execution(progress, checkpoint, checkpoint_every, provenance, began))
@@ -124,14 +137,14 @@ def sample(
 def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
     """Run chains from a state to their posterior. Steps before ``num_warmup`` are the warm-up."""
     start, records, total = how.start, how.records, job.num_warmup + job.num_steps
-    label = f"{job.name} {job.chains.num_chains} chain(s)"
+    kernel, label = job.kernel(), f"{job.name} {job.chains.num_chains} chain(s)"
     try:
         with how.opened("sample", job.target.program.source, label, job, state) as shown:
             if start < job.num_warmup:
-                warm = run(job.chains, state, key=job.key, num_steps=job.num_warmup, start=start, **shown)
+                warm = run(kernel, state, key=job.key, num_steps=job.num_warmup, start=start, **shown)
                 state, start, records = warm.state, job.num_warmup, None
             result = run(
-                job.chains,
+                kernel,
                 state,
                 key=job.key,
                 num_steps=total,
@@ -142,6 +155,10 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
             )
     except NonFiniteError as error:
         raise _explain(job, error) from error
+    if isinstance(kernel, Online):
+        posterior = _posterior(job, kept_records(result.state), result.state.inner, how)
+        posterior.data["online"] = online_dataset(job.target, result.state)
+        return posterior
     return _posterior(job, result.records, result.state, how)
 
 
@@ -248,7 +265,8 @@ def _chain_starts(
 
 def _explain(job: SampleJob, error: NonFiniteError) -> NonFiniteError:
     layout = Layout.of(job.target.example)
-    flat = np.asarray(jax.vmap(job.chains.sampler.position)(job.chains.inner(error.state)))
+    state = error.state if job.max_draws is None else error.state.inner
+    flat = np.asarray(jax.vmap(job.chains.sampler.position)(job.chains.inner(state)))
     flat = flat.reshape(-1, layout.dim)
     found = {}
     for chain, x in enumerate(flat):

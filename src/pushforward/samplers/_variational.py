@@ -145,6 +145,8 @@ class Variational(AbstractKernel):
         """One gradient step of every restart that is neither finished nor failed."""
         ledger = state.ledger
         loss, gradient = self._gradients(key, state, batch)
+        # Parameters of single precision may meet a density of double precision.
+        loss = loss.astype(state.first_loss.dtype)
         first = jnp.where(state.step == 0, loss, state.first_loss)
         # One sum per leaf is finite exactly if all entries are (up to overflow, which is as bad).
         size = sum(jnp.sum(g, axis=tuple(range(1, g.ndim))).astype(loss.dtype) for g in jax.tree.leaves(gradient))

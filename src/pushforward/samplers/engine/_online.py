@@ -50,6 +50,7 @@ class OnlineState(NamedTuple):
     inner: Any
     moments: Moments
     thinned: Thinned
+    step: Int[Array, ""]
 
 
 class Online(AbstractKernel):
@@ -63,6 +64,8 @@ class Online(AbstractKernel):
     values: Any
     """Module that maps a record to the numbers whose moments are wanted, of shape (chain, d)."""
     max_draws: int = eqx.field(static=True)
+    num_skipped: int = eqx.field(static=True)
+    """Steps before anything is kept (warm-up)."""
 
     def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> OnlineState:
         """See `AbstractKernel.init`."""
@@ -79,13 +82,18 @@ class Online(AbstractKernel):
         batches = jnp.zeros((_BATCHES, *zero.shape), zero.dtype)
         moments = Moments(integer, zero, zero, products, batches, integer + 1, integer, zero)
         draws = jax.tree.map(lambda s: jnp.zeros((self.max_draws, *s.shape), s.dtype), record)
-        return OnlineState(inner, moments, Thinned(draws, integer + 1, integer, integer))
+        return OnlineState(inner, moments, Thinned(draws, integer + 1, integer, integer), integer)
 
     def step(self, key: Key, state: OnlineState, batch: Batch | None = None) -> tuple[OnlineState, Any]:
         """One step, seen by all figures."""
         inner, info = self.kernel.step(key, state.inner, batch)
         record = self.kernel.record(inner, info)
-        return OnlineState(inner, _add(state.moments, self.values(record)), _keep(state.thinned, record)), info
+
+        def see(kept: tuple[Moments, Thinned]) -> tuple[Moments, Thinned]:
+            return _add(kept[0], self.values(record)), _keep(kept[1], record)
+
+        kept = jax.lax.cond(state.step >= self.num_skipped, see, lambda kept: kept, (state.moments, state.thinned))
+        return OnlineState(inner, *kept, state.step + 1), info
 
     def minibatch(self, key: Key) -> Batch | None:
         """The kernel's own."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...models._types import Batch
@@ -41,4 +42,10 @@ class Minibatch(AbstractGradientEstimate):
         self, logdensity: LogDensity, x: Float[Array, " d"], batch: Batch | None, memory: tuple[()]
     ) -> tuple[Float[Array, " d"], tuple[()]]:
         """See `AbstractGradientEstimate`."""
-        return jax.grad(logdensity)(x, batch), ()
+        return checked_gradient(logdensity, x, batch), ()
+
+
+def checked_gradient(logdensity: LogDensity, x: Float[Array, " d"], batch: Batch | None) -> Float[Array, " d"]:
+    """The gradient, NaN where the density is not finite: beyond a wall the gradient alone can look innocent."""
+    value, gradient = jax.value_and_grad(logdensity)(x, batch)
+    return jnp.where(jnp.isfinite(value), gradient, jnp.nan)

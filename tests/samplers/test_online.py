@@ -1,0 +1,87 @@
+"""Figures over all steps in bounded memory, against the same figures from all draws."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+import registry
+from arviz_stats.base import array_stats
+
+import pushforward as pf
+
+
+def model():
+    with numpyro.plate("group", 2):
+        numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    numpyro.sample("x", dist.Normal(1.0, 2.0))
+
+
+def settings(getkey):
+    start = {"scale": jnp.zeros((4, 2)), "x": jnp.zeros(4)}
+    return {"key": getkey(), "num_chains": 4, "num_warmup": 100, "init": start, "progress": False}
+
+
+def test_online_figures_equal_those_of_all_draws(getkey):
+    target = pf.from_numpyro(model)
+    common = settings(getkey)
+    every = pf.sample(target, pf.SGLD(0.3), num_steps=6000, **common)
+    few = pf.sample(target, pf.SGLD(0.3), num_steps=6000, max_draws=200, **common)
+    online = few.data["online"]
+    assert few.data["posterior"].sizes["draw"] == 187  # every 32nd of 6,000
+    kept = every.data["posterior"]["x"].values[:, 31::32]
+    np.testing.assert_array_equal(few.data["posterior"]["x"], kept)
+    flat = np.concatenate([every.data["posterior"][n].values.reshape(24_000, -1) for n in ("scale", "x")], axis=1)
+    np.testing.assert_allclose(online["covariance"], np.cov(flat.T), rtol=1e-8)
+    for name, dims in (("scale", ("group",)), ("x", ())):
+        draws = every.data["posterior"][name]
+        figure = online[name]
+        assert figure.dims == ("statistic", *dims)
+        np.testing.assert_allclose(figure.sel(statistic="mean"), draws.mean(("chain", "draw")), rtol=1e-10)
+        np.testing.assert_allclose(figure.sel(statistic="sd"), draws.std(("chain", "draw"), ddof=1), rtol=1e-10)
+        values = draws.values.reshape(4, 6000, -1)
+        for j in range(values.shape[2]):
+            ess = array_stats.ess(values[..., j], method="mean")
+            # Batch means of 46 or so batches per chain: a standard error of 2 / sqrt(2 x 184), twice that allowed.
+            ratio = np.ravel(figure.sel(statistic="ess"))[j] / ess
+            assert 0.75 < ratio < 1.35, ratio
+            r_hat = array_stats.rhat(values[..., j], method="split")
+            assert abs(np.ravel(figure.sel(statistic="r_hat"))[j] - r_hat) < 2e-3
+
+
+def test_chains_that_disagree_have_a_large_online_r_hat(getkey):
+    target = pf.from_logdensity(lambda x: jnp.logaddexp(-0.5 * (x - 10) ** 2, -0.5 * (x + 10) ** 2), jnp.zeros(()))
+    start = jnp.asarray([10.0, -10.0, 10.0, -10.0])
+    posterior = pf.sample(
+        target, pf.SGLD(0.3), key=getkey(), num_steps=640, num_chains=4, init=start, max_draws=64, progress=False
+    )
+    assert float(posterior.data["online"]["x"].sel(statistic="r_hat")) > 3.0
+
+
+def test_a_resumed_run_gives_the_same_figures(getkey, tmp_path):
+    target = pf.from_numpyro(model)
+    common = {**settings(getkey), "max_draws": 16}
+    whole = pf.sample(target, pf.SGLD(0.3), num_steps=300, **common)
+    pf.sample(target, pf.SGLD(0.3), num_steps=90, checkpoint=tmp_path / "run", **common)
+    again = pf.resume(tmp_path / "run", num_steps=300, progress=False)
+    for name in ("scale", "x", "covariance"):
+        np.testing.assert_array_equal(whole.data["online"][name], again.data["online"][name])
+    np.testing.assert_array_equal(whole.data["posterior"]["x"], again.data["posterior"]["x"])
+    again.save(tmp_path / "result.nc")
+    loaded = pf.load(tmp_path / "result.nc")
+    np.testing.assert_array_equal(loaded.data["online"]["x"], whole.data["online"]["x"])
+
+
+@pytest.mark.parametrize("max_draws", [7, 2, True, 10.0])
+def test_bad_max_draws(max_draws, getkey):
+    with pytest.raises(ValueError, match="max_draws"):
+        pf.sample(
+            registry.gaussian_target(), pf.SGLD(0.1), key=getkey(), num_steps=10, max_draws=max_draws, progress=False
+        )
+
+
+def test_particles_that_are_draws_at_the_end_keep_nothing(getkey):
+    with pytest.raises(ValueError, match="draws at the end only"):
+        pf.sample(registry.gaussian_target(), pf.SVGD(10), key=getkey(), num_steps=10, max_draws=100, progress=False)
