@@ -22,6 +22,8 @@ class KernelCase(NamedTuple):
     """Stationary covariance of a Markov chain with a known bias, from the target's covariance."""
     cloud: tuple[float, float] | None = None
     """For flows of particles: the range of the ratios of final to true variances."""
+    point: bool = False
+    """For ensembles that look for the mode."""
     num_steps: int = 2000
     num_warmup: int = 500
 
@@ -43,4 +45,5 @@ KERNELS = {
     "SGLD": KernelCase(lambda: pf.SGLD(0.2), covariance=euler(0.2), num_steps=20_000),
     "SVGD": KernelCase(lambda: pf.SVGD(50, optimizer=optax.adagrad(0.5)), cloud=(0.7, 1.05), num_steps=2000),
     "CoinSVGD": KernelCase(lambda: pf.CoinSVGD(50), cloud=(0.7, 1.05), num_steps=2000),
+    "ALDI": KernelCase(lambda: pf.ALDI(20), cloud=(0.9, 1.1), num_steps=2000),
 }

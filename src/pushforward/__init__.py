@@ -62,6 +62,7 @@ from .models.guides import RealNVP as RealNVP
 from .models.guides import SplineFlow as SplineFlow
 from .models.guides import flow_guide as flow_guide
 from .models.guides import program_guide as program_guide
+from .samplers import ALDI as ALDI
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS
 from .samplers import SGLD as SGLD

@@ -18,6 +18,7 @@ from pushforward.samplers.pairs import RBF
 FAMILY_WISE_ALPHA = 1e-6
 CHAINS = [name for name, case in registry.KERNELS.items() if case.exact or case.covariance]
 CLOUDS = [name for name, case in registry.KERNELS.items() if case.cloud]
+POINTS = [name for name, case in registry.KERNELS.items() if case.point]
 
 
 def draws_of(posterior):
@@ -27,7 +28,7 @@ def draws_of(posterior):
 
 
 def test_every_sampler_is_checked_against_moments():
-    assert set(CHAINS) | set(CLOUDS) == set(registry.KERNELS)
+    assert set(CHAINS) | set(CLOUDS) | set(POINTS) == set(registry.KERNELS)
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -61,14 +62,28 @@ def test_cloud_has_the_moments_of_a_correlated_gaussian(name, getkey):
     """Means within 0.1 sd, correlations within 0.1, variances in the range that the registry states."""
     case = registry.KERNELS[name]
     target = registry.gaussian_target()
-    posterior = pf.sample(target, case.build(), key=getkey(), num_steps=case.num_steps, progress=False)
-    x = draws_of(posterior)[0]
+    kernel = case.build()
+    warmup = case.num_warmup if kernel.ergodic else 0
+    posterior = pf.sample(target, kernel, key=getkey(), num_steps=case.num_steps, num_warmup=warmup, progress=False)
+    # Of ergodic ensembles, every particle is a chain.
+    x = draws_of(posterior).reshape(-1, registry.DIM)
     sd = np.sqrt(np.diag(registry.COVARIANCE))
     np.testing.assert_allclose((x.mean(0) - registry.MEAN) / sd, 0, atol=0.1)
     ratio = x.var(0) / sd**2
     assert case.cloud[0] < ratio.min(), ratio
     assert ratio.max() < case.cloud[1], ratio
     np.testing.assert_allclose(np.corrcoef(x.T), registry.COVARIANCE / np.outer(sd, sd), atol=0.1)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_cloud_finds_the_mode_of_a_correlated_gaussian(name, getkey):
+    case = registry.KERNELS[name]
+    posterior = pf.sample(
+        registry.gaussian_target(), case.build(), key=getkey(), num_steps=case.num_steps, progress=False
+    )
+    np.testing.assert_allclose(draws_of(posterior)[0, 0], registry.MEAN, atol=1e-3)
+    assert posterior.kind == "point"
+    assert posterior.verdict.status == "ok", posterior.verdict.reasons
 
 
 @pytest.mark.parametrize("name", list(registry.KERNELS))
@@ -127,9 +142,10 @@ def test_what_is_not_finite_is_isolated_and_named(name, getkey):
 
     def after_two_steps(start):
         chains = Chains(kernel, 1 if ensemble else start.shape[0])
+        step = jax.jit(lambda k, s: chains.step(k, s))
         state = chains.init(keys[0], start[None] if ensemble else start)
         for key in keys:
-            state, _ = jax.jit(chains.step)(key, state)
+            state, _ = step(key, state)
         inner = chains.inner(state)
         failed = inner.failed_step if ensemble else state.failed_step
         return np.ravel(jax.vmap(kernel.position)(inner)), np.ravel(failed)
@@ -166,9 +182,7 @@ def test_the_verdict_names_what_was_isolated(getkey):
 def test_a_run_without_a_sound_chain_stops_and_says_where(getkey):
     target = pf.from_logdensity(lambda x: jnp.where(x > 0.0, jnp.nan, 1e6 * x), jnp.zeros(()))
     with pytest.raises(pf.NonFiniteError, match="SGLD stopped at step 1"):
-        pf.sample(
-            target, pf.SGLD(1.0), key=getkey(), num_steps=5, num_chains=2, init=-jnp.ones(2), progress=False
-        )
+        pf.sample(target, pf.SGLD(1.0), key=getkey(), num_steps=5, num_chains=2, init=-jnp.ones(2), progress=False)
 
 
 @pytest.mark.parametrize(

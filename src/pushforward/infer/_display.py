@@ -99,9 +99,13 @@ def _plot_loss(posterior: Posterior) -> Any:
 def _headline(posterior: Posterior) -> str:
     attrs = posterior.data.attrs
     sizes = posterior.data["posterior"].sizes
+    evidence = ""
+    if "log_evidence" in attrs:
+        evidence = f", log evidence {attrs['log_evidence']:.4g} (se {attrs['log_evidence_error']:.2g})"
     return (
         f"Posterior of {attrs.get('model', 'a model')}: {attrs.get('algorithm', '?')} ({posterior.kind}), "
-        f"{sizes['chain']} chain{'s' if sizes['chain'] > 1 else ''} x {sizes['draw']} draws, {attrs.get('dtype', '?')}"
+        f"{sizes['chain']} chain{'s' if sizes['chain'] > 1 else ''} x {sizes['draw']} draws, "
+        f"{attrs.get('dtype', '?')}{evidence}"
     )
 
 

@@ -22,6 +22,7 @@ from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
 from ._execution import Execution
 from ._isolation import isolated_chains, isolated_particles, isolation_attrs
+from ._log_evidence import pooled_evidence
 from ._online import keep_figures, kept_records, online_dataset
 from ._posterior import Kind, Posterior
 from ._starts import finite_positions
@@ -186,9 +187,14 @@ def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> P
         # Every particle is a chain of its own.
         draws = np.swapaxes(flat, 1, 2).reshape(-1, flat.shape[1], flat.shape[3])
         kind: Kind = "mcmc"
+    elif sampler.optimizes:
+        draws, kind = np.asarray(jax.vmap(sampler.estimate)(inner))[:, None], "point"
     else:
         draws, kind = particles[:, kept], "particles"
-    trace = {name: (("chain", "step"), x) for name, x in by_chain.items() if x.ndim == 2}
+    trace: dict[str, Any] = {name: (("chain", "step"), x) for name, x in by_chain.items() if x.ndim == 2}
+    outcome = {name: np.asarray(x) for name, x in jax.vmap(sampler.outcome)(inner).items()}
+    trace |= {name: (("chain",), x) for name, x in outcome.items()}
+    attrs |= pooled_evidence(outcome)
     positions = unravel_draws(layout, draws)
     return build_posterior(job.target, positions, kind=kind, optimization=trace, attrs=attrs, **common)
 
@@ -202,6 +208,12 @@ def _start(
     """
     if isinstance(kernel, AbstractEnsemble):
         count = kernel.num_particles
+        if isinstance(init, Posterior) and init.guide is not None:
+            kernel = kernel.starting_from(init.guide)
+        if init is None:
+            drawn = kernel.draw_start(key, target, num_chains * count)
+            if drawn is not None:
+                return drawn.reshape(num_chains, count, -1), kernel
         if init is not None and not isinstance(init, Posterior) and num_chains == 1:
             leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
             init = jax.tree.map(lambda x: jnp.asarray(x)[None], init) if leading == {(count,)} else init

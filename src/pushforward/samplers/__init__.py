@@ -3,10 +3,11 @@
 from ._base import AbstractKernel as AbstractKernel
 from ._base import AbstractSampler as AbstractSampler
 from ._base import Chains as Chains
+from ._ensemble import AbstractEnsemble as AbstractEnsemble
 from ._hmc import HMC as HMC
 from ._hmc import NUTS as NUTS
-from ._ensemble import AbstractEnsemble as AbstractEnsemble
 from ._variational import Variational as Variational
+from .ensemble import ALDI as ALDI
 from .sgmcmc import SGLD as SGLD
 from .stein import SVGD as SVGD
 from .stein import CoinSVGD as CoinSVGD

@@ -104,7 +104,7 @@ class ChainsState(NamedTuple):
 class Chains(AbstractKernel):
     """Independent copies of a sampler, vectorised. Chain i uses ``fold_in(key, i)``, so adding chains changes none.
 
-    Each copy draws its own minibatch: chains that share one are not independent, and R-hat would see less than there is.
+    Each copy draws its own minibatch: chains that share one are not independent, which R-hat would not see.
     """
 
     sampler: AbstractSampler
@@ -141,6 +141,10 @@ class Chains(AbstractKernel):
         if self.sampler.isolates:
             return jnp.where(jnp.all(state.failed_step >= 0), jnp.nan, 0.0)
         return jax.vmap(self.sampler.health)(state, info)
+
+    def done(self, state: Any) -> Array:
+        """When all chains are."""
+        return jnp.all(jax.vmap(self.sampler.done)(self.inner(state)))
 
     def summary(self, records: PyTree) -> dict[str, str]:
         """The sampler's figures."""

@@ -58,6 +58,8 @@ class AbstractEnsemble(AbstractSampler):
     layout: eqx.AbstractVar[Layout | None]
     ergodic: ClassVar[bool] = False
     """Whether the particles are draws at every step (Langevin systems), not only at the end (flows)."""
+    optimizes: ClassVar[bool] = False
+    """Whether the cloud looks for a point, which `estimate` gives, instead of for a distribution."""
 
     @abc.abstractmethod
     def prepare(self, key: Key, particles: Float[Array, "n d"]) -> Any:
@@ -72,6 +74,25 @@ class AbstractEnsemble(AbstractSampler):
     def bind(self, target: Target, num_warmup: int) -> Self:
         """See `AbstractSampler.bind`."""
         return bound(self, target)
+
+    def draw_start(self, key: Key, target: Target, count: int) -> Float[Array, "count d"] | None:
+        """Where particles start when the user does not say; None for random points of finite density.
+
+        For algorithms that go from one distribution to another, whose start is part of the method.
+        """
+        return None
+
+    def starting_from(self, guide: Any) -> Self:
+        """This sampler, told that its particles start at draws of a fitted guide."""
+        return self
+
+    def outcome(self, state: EnsembleState) -> dict[str, Array]:
+        """Scalars of the final state that belong to the result (an evidence, whether it ``converged``)."""
+        return {}
+
+    def estimate(self, state: EnsembleState) -> Float[Array, " d"]:
+        """The point found, for samplers that optimise."""
+        raise NotImplementedError(type(self).__name__)
 
     def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> EnsembleState:
         """The state at particles of shape (n, dim)."""
