@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
+from registry_sgmcmc import SGMCMC
 
 import pushforward as pf
 
@@ -46,4 +47,5 @@ KERNELS = {
     "SVGD": KernelCase(lambda: pf.SVGD(50, optimizer=optax.adagrad(0.5)), cloud=(0.7, 1.05), num_steps=2000),
     "CoinSVGD": KernelCase(lambda: pf.CoinSVGD(50), cloud=(0.7, 1.05), num_steps=2000),
     "ALDI": KernelCase(lambda: pf.ALDI(20), cloud=(0.9, 1.1), num_steps=2000),
+    **{name: KernelCase(**case) for name, case in SGMCMC.items()},
 }

@@ -63,11 +63,20 @@ from .models.guides import SplineFlow as SplineFlow
 from .models.guides import flow_guide as flow_guide
 from .models.guides import program_guide as program_guide
 from .samplers import ALDI as ALDI
+from .samplers import BAOAB as BAOAB
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS
+from .samplers import PSGLD as PSGLD
+from .samplers import SGHMC as SGHMC
 from .samplers import SGLD as SGLD
+from .samplers import SGNHT as SGNHT
 from .samplers import SVGD as SVGD
+from .samplers import SVRG as SVRG
 from .samplers import CoinSVGD as CoinSVGD
+from .samplers import ControlVariate as ControlVariate
+from .samplers import CyclicalSGLD as CyclicalSGLD
+from .samplers import EntropyMCMC as EntropyMCMC
+from .samplers import StructuredSGLD as StructuredSGLD
 from .samplers.engine import NonFiniteError as NonFiniteError
 
 __version__ = _version("pushforward")

@@ -9,7 +9,8 @@ noise``. Libraries that divide U by N have a step size N times ours and a temper
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,8 +22,13 @@ from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._base import AbstractSampler
 from .._ensemble import bound, require_bound
+from ._density import LogDensity
 from ._gradients import AbstractGradientEstimate
 from ._schedule import AbstractSchedule
+
+Score: TypeAlias = Callable[[Array], Array]
+"""An unbiased estimate of grad log p at any position, on one and the same minibatch."""
+
 
 class StochasticGradientState(NamedTuple):
     """One chain."""
@@ -60,31 +66,37 @@ class AbstractStochasticGradientSampler(AbstractSampler):
 
     @abc.abstractmethod
     def advance(
-        self,
-        key: Key,
-        x: Float[Array, " d"],
-        dynamics: Any,
-        gradient: Float[Array, " d"],
-        step_size: Float[Array, ""],
-    ) -> tuple[Float[Array, " d"], Any, dict[str, Array]]:
-        """Move with ``gradient``, an estimate of grad log p at ``x``: position, dynamics and statistics."""
+        self, key: Key, x: Float[Array, " d"], dynamics: Any, score: Score, step_size: Float[Array, ""]
+    ) -> tuple[Float[Array, " d"], Any, Float[Array, " d"], dict[str, Array]]:
+        """Move: new position, new dynamics, the gradient that was used, and statistics."""
 
     def bind(self, target: Target, num_warmup: int) -> Any:
         """See `AbstractSampler.bind`."""
-        return bound(self, target)
+        sampler = bound(self, target)
+        gradient = self.gradient.bind(sampler.density())
+        if gradient is self.gradient:
+            return sampler
+        return eqx.tree_at(lambda s: s.gradient, sampler, gradient)
+
+    def density(self) -> LogDensity:
+        """The density of the target that the sampler is bound to."""
+        return LogDensity(*require_bound(self))
 
     def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> StochasticGradientState:
         """See `AbstractKernel.init`."""
-        memory = self.gradient.init(self._logdensity, position)
+        memory = self.gradient.init(self.density(), position)
         return StochasticGradientState(position, self.start(key, position), memory, jnp.zeros((), jnp.int32))
 
     def step(
         self, key: Key, state: StochasticGradientState, batch: Batch | None = None
     ) -> tuple[StochasticGradientState, StochasticGradientInfo]:
         """See `AbstractKernel.step`."""
-        gradient, memory = self.gradient(self._logdensity, state.position, batch, state.gradient)
+        density = self.density()
+        memory = self.gradient.refresh(density, state.position, state.gradient)
         size = self.step_size(state.step).astype(state.position.dtype)
-        position, dynamics, statistics = self.advance(key, state.position, state.dynamics, gradient, size)
+        position, dynamics, gradient, statistics = self.advance(
+            key, state.position, state.dynamics, lambda x: self.gradient(density, x, batch, memory), size
+        )
         info = StochasticGradientInfo(size, jnp.sqrt(jnp.sum(gradient**2)), statistics)
         return StochasticGradientState(position, dynamics, memory, state.step + 1), info
 
@@ -108,10 +120,6 @@ class AbstractStochasticGradientSampler(AbstractSampler):
         last = {name: float(np.mean(records[name][-1])) for name in ("step_size", "gradient_norm")}
         return {"step size": f"{last['step_size']:.3g}", "gradient": f"{last['gradient_norm']:.3g}"}
 
-    def _logdensity(self, x: Array, batch: Batch | None) -> Array:
-        target, layout = require_bound(self)
-        return target.logdensity(layout.unravel(x), batch)
-
 
 def check_temperature(name: str, temperature: float) -> Array:
     """A non-negative number as an array.
@@ -124,3 +132,31 @@ def check_temperature(name: str, temperature: float) -> Array:
             f"{name}(temperature={temperature!r}): expected a non-negative number; 1 draws from the posterior."
         )
     return jnp.asarray(temperature, jnp.result_type(float))
+
+
+def check_share(name: str, argument: str, value: float, *, advice: str) -> Array:
+    """A number strictly between 0 and 1 as an array.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if isinstance(value, bool | str) or jnp.ndim(value) != 0 or not 0 < float(value) < 1:
+        raise ValueError(f"{name}({argument}={value!r}): expected a number between 0 and 1, both excluded; {advice}.")
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def check_positive(name: str, argument: str, value: float, *, advice: str, zero: bool = False) -> Array:
+    """A positive number as an array; with ``zero`` 0 is allowed.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if isinstance(value, bool | str) or jnp.ndim(value) != 0 or not (float(value) > 0 or (zero and float(value) == 0)):
+        kind = "a number of at least 0" if zero else "a positive number"
+        raise ValueError(f"{name}({argument}={value!r}): expected {kind}; {advice}.")
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def temperature_of(momentum: Float[Array, " d"]) -> Float[Array, ""]:
+    """Mean squared momentum: the temperature at which the momenta are."""
+    return jnp.mean(momentum**2)

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...models._types import Batch
-
-LogDensity = Callable[[Array, Batch | None], Array]
-"""``(flat position, batch) -> unbiased estimate of the log-density over all data``; all data with batch None."""
+from ._density import LogDensity
 
 
 class AbstractGradientEstimate(eqx.Module):
-    """An unbiased estimate of ``grad log p(x)``, all data counted: the plate's N/B scaling is included."""
+    """An unbiased estimate of ``grad log p(x)``, all data counted: the plate's N/B scaling is included.
+
+    It may look at all data in `bind`, once, and in `refresh`, now and then; calls see the minibatch only.
+    """
+
+    def bind(self, density: LogDensity) -> AbstractGradientEstimate:
+        """The estimate for a target, outside of compiled code."""
+        return self
 
     @abc.abstractmethod
-    def init(self, logdensity: LogDensity, x: Float[Array, " d"]) -> Any:
-        """What it remembers."""
+    def init(self, density: LogDensity, x: Float[Array, " d"]) -> Any:
+        """What it remembers at the start of a chain."""
+
+    def refresh(self, density: LogDensity, x: Float[Array, " d"], memory: Any) -> Any:
+        """What it remembers from here on; called once per step, before the gradient is asked for."""
+        return memory
 
     @abc.abstractmethod
     def __call__(
-        self, logdensity: LogDensity, x: Float[Array, " d"], batch: Batch | None, memory: Any
-    ) -> tuple[Float[Array, " d"], Any]:
-        """The estimate at a position, and what is remembered then."""
+        self, density: LogDensity, x: Float[Array, " d"], batch: Batch | None, memory: Any
+    ) -> Float[Array, " d"]:
+        """The estimate at a position; NaN where the density is not finite."""
 
 
 class Minibatch(AbstractGradientEstimate):
     """The gradient on the minibatch alone. Cost: one gradient of B data."""
 
-    def init(self, logdensity: LogDensity, x: Float[Array, " d"]) -> tuple[()]:
+    def init(self, density: LogDensity, x: Float[Array, " d"]) -> tuple[()]:
         """Nothing to remember."""
         return ()
 
     def __call__(
-        self, logdensity: LogDensity, x: Float[Array, " d"], batch: Batch | None, memory: tuple[()]
-    ) -> tuple[Float[Array, " d"], tuple[()]]:
+        self, density: LogDensity, x: Float[Array, " d"], batch: Batch | None, memory: tuple[()]
+    ) -> Float[Array, " d"]:
         """See `AbstractGradientEstimate`."""
-        return checked_gradient(logdensity, x, batch), ()
-
-
-def checked_gradient(logdensity: LogDensity, x: Float[Array, " d"], batch: Batch | None) -> Float[Array, " d"]:
-    """The gradient, NaN where the density is not finite: beyond a wall the gradient alone can look innocent."""
-    value, gradient = jax.value_and_grad(logdensity)(x, batch)
-    return jnp.where(jnp.isfinite(value), gradient, jnp.nan)
+        return density.gradient(x, batch)

@@ -39,12 +39,17 @@ class Custom(AbstractSchedule):
         return jnp.asarray(self.function(step))
 
 
-def as_schedule(name: str, step_size: Any) -> AbstractSchedule:
+POSITION_ADVICE = "about a tenth of the smallest posterior variance"
+MOMENTUM_ADVICE = "about a fifth of the smallest posterior standard deviation"
+
+
+def as_schedule(name: str, step_size: Any, advice: str = POSITION_ADVICE) -> AbstractSchedule:
     """A schedule from a number, a function or a schedule.
 
     Args:
         name: the sampler's, for the message.
         step_size: a positive number, a function of the step, or a schedule.
+        advice: how large it should be, for the message.
 
     Raises:
         ValueError: if it is none of these.
@@ -56,6 +61,6 @@ def as_schedule(name: str, step_size: Any) -> AbstractSchedule:
     if isinstance(step_size, bool | str) or jnp.ndim(step_size) != 0 or not float(step_size) > 0:
         raise ValueError(
             f"{name}(step_size={step_size!r}): expected a positive number (a time step of the full-data dynamics, "
-            "about a tenth of the smallest posterior variance) or a function of the step, such as an optax schedule."
+            f"{advice}) or a function of the step, such as an optax schedule."
         )
     return Constant(jnp.asarray(step_size, jnp.result_type(float)))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Key
-from ._base import AbstractStochasticGradientSampler, check_temperature
+from ._base import AbstractStochasticGradientSampler, Score, check_temperature
 from ._gradients import AbstractGradientEstimate, Minibatch
 from ._schedule import AbstractSchedule, as_schedule
 
@@ -55,13 +55,10 @@ class SGLD(AbstractStochasticGradientSampler):
         return ()
 
     def advance(
-        self,
-        key: Key,
-        x: Float[Array, " d"],
-        dynamics: tuple[()],
-        gradient: Float[Array, " d"],
-        step_size: Float[Array, ""],
-    ) -> tuple[Float[Array, " d"], tuple[()], dict[str, Array]]:
+        self, key: Key, x: Float[Array, " d"], dynamics: tuple[()], score: Score, step_size: Float[Array, ""]
+    ) -> tuple[Float[Array, " d"], tuple[()], Float[Array, " d"], dict[str, Array]]:
         """See `AbstractStochasticGradientSampler.advance`."""
+        gradient = score(x)
         noise = jax.random.normal(key, x.shape, x.dtype)
-        return x + step_size * gradient + jnp.sqrt(2.0 * step_size * self.temperature.astype(x.dtype)) * noise, (), {}
+        spread = jnp.sqrt(2.0 * step_size * self.temperature.astype(x.dtype))
+        return x + step_size * gradient + spread * noise, (), gradient, {}
