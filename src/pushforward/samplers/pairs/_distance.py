@@ -1,4 +1,4 @@
-"""Squared distances between two blocks of points, and sums of weighted differences, in the form that is exact enough."""
+"""Squared distances between two blocks of points, and sums of weighted differences, in a form that is exact enough."""
 
 from __future__ import annotations
 

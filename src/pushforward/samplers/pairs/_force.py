@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..engine._pairs import reduce_pairs
-from ._base import AbstractRadialKernel
 from ._distance import product, squared_distances, weighted_differences
+
+if TYPE_CHECKING:
+    from ._base import AbstractRadialKernel
 
 
 def stein_force(
@@ -37,14 +41,14 @@ def stein_force(
     """
     centre = (weight @ points) / jnp.sum(weight)
     rows = points if at is None else at
-    total = reduce_pairs(
-        _term, (kernel, squared_bandwidth, jnp.asarray(repulsion, points.dtype)), rows - centre, (points - centre, scores),
-        weight=weight,
-    )  # fmt: skip
+    parameters = (kernel, squared_bandwidth, jnp.asarray(repulsion, points.dtype))
+    total = reduce_pairs(_term, parameters, rows - centre, (points - centre, scores), weight=weight)
     return total / jnp.sum(weight)
 
 
-def _term(parameters: tuple[AbstractRadialKernel, Array, Array], x: Array, column: tuple[Array, Array], weight: Array) -> Array:
+def _term(
+    parameters: tuple[AbstractRadialKernel, Array, Array], x: Array, column: tuple[Array, Array], weight: Array
+) -> Array:
     kernel, squared_bandwidth, repulsion = parameters
     y, scores = column
     profile = kernel.profile(squared_distances(x, y), squared_bandwidth)

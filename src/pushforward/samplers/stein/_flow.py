@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...models._types import Batch, Key
-from .._ensemble import AbstractEnsemble, EnsembleState, Evaluated
+from .._ensemble import AbstractEnsemble, EnsembleState, Evaluated, require_bound
 from ._update import AbstractUpdate
 
 
@@ -31,9 +31,20 @@ class AbstractParticleFlow(AbstractEnsemble):
 
     @abc.abstractmethod
     def direction(
-        self, key: Key, particles: Float[Array, "n d"], at: Evaluated, step: Int[Array, ""], memory: Any
+        self,
+        key: Key,
+        particles: Float[Array, "n d"],
+        at: Evaluated,
+        step: Int[Array, ""],
+        memory: Any,
+        batch: Batch | None,
     ) -> tuple[Float[Array, "n d"], Any, dict[str, Array]]:
         """Direction of every particle, memory, and statistics of the step. Particles not ``at.alive`` weigh nothing."""
+
+    def logdensity(self, x: Float[Array, " d"], batch: Batch | None) -> Float[Array, ""]:
+        """The target's log-density at one particle, for directions that need its curvature."""
+        target, layout = require_bound(self)
+        return target.logdensity(layout.unravel(x), batch)
 
     def begin(self, particles: Float[Array, "n d"]) -> Any:
         """Memory of the direction at the start."""
@@ -48,7 +59,9 @@ class AbstractParticleFlow(AbstractEnsemble):
     ) -> tuple[Float[Array, "n d"], FlowMemory, Bool[Array, " n"], dict[str, Array]]:
         """See `AbstractEnsemble.move`."""
         at = self.evaluate(state.particles, alive, batch)
-        direction, memory, statistics = self.direction(key, state.particles, at, state.step, state.memory.direction)
+        direction, memory, statistics = self.direction(
+            key, state.particles, at, state.step, state.memory.direction, batch
+        )
         direction = jnp.where(at.alive[:, None], direction, 0.0)
         particles, update = self.update(state.particles, direction, state.memory.update)
         count = jnp.maximum(jnp.sum(at.alive), 1).astype(particles.dtype)
