@@ -10,6 +10,7 @@ import registry
 
 import pushforward as pf
 
+
 def test_adding_chains_changes_none(getkey):
     target, key = registry.gaussian_target(), getkey()
     settings = {"key": key, "num_steps": 20, "num_warmup": 20, "progress": False}

@@ -18,14 +18,19 @@ from ..models._types import Key
 from ..models.guides import AbstractGuide, AbstractLocationScale, Whitened
 from ..samplers import Variational
 from ..samplers._variational import VariationalState
-from ..samplers._warm_start import evaluation_block, num_elements
+from ..samplers._warm_start import evaluation_block
 from ..samplers.engine import NonFiniteError, RunResult, step_keys
 from ._build import build_posterior
 from ._execution import Execution
 from ._posterior import Posterior
+from ._work import numbers_computed
 
 _SELECTION_DRAWS = 1000
+_SELECTION_NUMBERS = 2**31
+"""Numbers that may be computed to judge one candidate: some seconds of one core."""
 _WEIGHT_DRAWS = 2**14
+_WEIGHT_NUMBERS = 2**33
+"""Numbers that may be computed for k-hat."""
 _SOBOL_DIMENSIONS = 21_201
 """Dimensions for which direction numbers are published (Joe and Kuo, 2008)."""
 
@@ -64,7 +69,7 @@ def fitted_posterior(
     positions, log_p, log_q = draw_guide(target, guide, key_draws, num_draws if guide.has_density else 1)
     layout = Layout.of(target.template)
     weights = {}
-    num_weights = _num_weights(target, num_draws)
+    num_weights = max(num_draws, _affordable(_WEIGHT_DRAWS, _WEIGHT_NUMBERS, guide_log_weight, target, guide))
     if guide.has_density and num_weights > num_draws:
         # k-hat is about tails: it gets more draws than are kept.
         _, weighted_log_p, weighted_log_q = draw_guide(target, guide, key_weights, num_weights, keep=False)
@@ -98,9 +103,15 @@ def fitted_posterior(
     )
 
 
-def _num_weights(target: Target, num_draws: int) -> int:
-    """Draws for k-hat: 16,384, fewer where the data is so large that this would cost more than the fit."""
-    return max(num_draws, min(_WEIGHT_DRAWS, 2**30 // num_elements(target)))
+def guide_log_weight(target: Target, guide: AbstractGuide, key: Key) -> tuple[Any, Array]:
+    """One draw of the guide with its log-weight log p - log q."""
+    position, log_q = guide.sample_and_log_prob(key)
+    return position, target.logdensity(position, jacobian=guide.jacobian) - log_q
+
+
+def _affordable(wanted: int, numbers: int, function: Any, target: Target, guide: AbstractGuide) -> int:
+    """Draws that are wanted, fewer where one costs so much that the check would take longer than the fit."""
+    return min(wanted, numbers // numbers_computed(function, target, guide, jax.random.key(0)))
 
 
 def draw_guide(
@@ -168,11 +179,10 @@ def _judge(kernel: Variational, parameters: Parameters, frozen: Any, key: Key) -
     layout = Layout.of(target.template)
 
     def one(key: Key) -> tuple[Array, Array]:
-        position, log_q = guide.sample_and_log_prob(key)
-        return layout.ravel(position), target.logdensity(position, jacobian=guide.jacobian) - log_q
+        position, log_weight = guide_log_weight(target, guide, key)
+        return layout.ravel(position), log_weight
 
-    # A thousand draws, fewer where the data is so large that choosing would cost more than the fit.
-    num_draws = max(128, min(_SELECTION_DRAWS, 2**28 // num_elements(target)))
+    num_draws = max(128, _affordable(_SELECTION_DRAWS, _SELECTION_NUMBERS, guide_log_weight, target, guide))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_draws))
     draws, weights = jax.lax.map(one, keys, batch_size=min(250, evaluation_block(target)))
     sd = jnp.std(draws, 0)

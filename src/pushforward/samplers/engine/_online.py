@@ -75,7 +75,8 @@ class Online(AbstractKernel):
         """The state in which nothing has been seen yet."""
         key = jax.random.key(0)  # For shapes only.
         record = jax.eval_shape(lambda s: self.kernel.record(*self._advance(key, s)), inner)
-        numbers = jax.eval_shape(self.values, record)
+        # A module is compared by value where functions are remembered, which traced arrays cannot be.
+        numbers = jax.eval_shape(lambda r: self.values(r), record)
         zero = jnp.zeros(numbers.shape, numbers.dtype)
         integer = jnp.zeros((), jnp.int32)
         products = jnp.zeros((zero.shape[1],) * 2, zero.dtype)

@@ -115,7 +115,9 @@ def _add(left: PyTree, right: PyTree) -> PyTree:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sum(term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array) -> PyTree:
+def _sum(
+    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array
+) -> PyTree:
     row_blocks, column_blocks = _blocks(rows, shape[0]), _blocks((columns, weight), shape[1])
 
     def over_columns(row: PyTree) -> PyTree:
@@ -201,8 +203,10 @@ def _backward(
     weight: Array,
     cotangent_of: Callable[[PyTree, PyTree], PyTree],
 ) -> Any:
-    """Cotangents of parameters, rows, columns and weight. ``rows`` carries, after the rows, what the cotangent of a
-    block is made of."""
+    """Cotangents of parameters, rows, columns and weight.
+
+    ``rows`` carries, after the rows, what the cotangent of a block is made of.
+    """
     row_blocks, column_blocks = _blocks(rows, shape[0]), _blocks((columns, weight), shape[1])
 
     def over_rows(totals: PyTree, row: PyTree) -> tuple[PyTree, PyTree]:
