@@ -70,6 +70,7 @@ from .samplers import PSGLD as PSGLD
 from .samplers import SGHMC as SGHMC
 from .samplers import SGLD as SGLD
 from .samplers import SGNHT as SGNHT
+from .samplers import SMC as SMC
 from .samplers import SVGD as SVGD
 from .samplers import SVRG as SVRG
 from .samplers import CoinSVGD as CoinSVGD

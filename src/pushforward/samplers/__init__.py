@@ -18,5 +18,6 @@ from .sgmcmc import ControlVariate as ControlVariate
 from .sgmcmc import CyclicalSGLD as CyclicalSGLD
 from .sgmcmc import EntropyMCMC as EntropyMCMC
 from .sgmcmc import StructuredSGLD as StructuredSGLD
+from .smc import SMC as SMC
 from .stein import SVGD as SVGD
 from .stein import CoinSVGD as CoinSVGD

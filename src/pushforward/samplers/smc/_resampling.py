@@ -1,0 +1,83 @@
+"""Resampling: which particles have how many children."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ...models._types import Key
+from .._ensemble import particle_keys
+
+Scheme = Literal["systematic", "stratified", "residual", "multinomial"]
+
+
+def resample(
+    scheme: Scheme, key: Key, weights: Float[Array, " n"], alive: Bool[Array, " n"] | None = None
+) -> Int[Array, " n"]:
+    """The parent of every slot, so that particle j has ``m w_j`` children in expectation, m the number of slots.
+
+    All schemes are unbiased. The variance of the children's sum never exceeds that of "multinomial"; "systematic" is
+    the usual choice and the cheapest, "stratified" and "residual" have guarantees of lower variance that it lacks.
+
+    Args:
+        scheme: "systematic" (one uniform number for all), "stratified" (one per slot), "residual" (whole parts of
+            ``m w_j`` for certain, the rest at random) or "multinomial".
+        key: a key; slot i uses ``fold_in(key, i)``.
+        weights: non-negative, not all zero; they need not sum to one.
+        alive: slots that take part; the others are their own parents and nobody else's. None for all.
+
+    Returns:
+        Indices of parents.
+
+    Cost: O(n log n). Reference: Douc, Cappe and Moulines, Comparison of resampling schemes for particle filtering,
+    arXiv:cs/0507025.
+    """
+    count = weights.shape[0]
+    dtype = weights.dtype
+    own = jnp.arange(count)
+    alive = jnp.ones((count,), bool) if alive is None else alive
+    weights = jnp.where(alive, weights, 0.0)
+    weights = weights / jnp.sum(weights)
+    slots = jnp.maximum(jnp.sum(alive), 1).astype(dtype)
+    rank = jnp.cumsum(alive) - 1
+    if scheme == "systematic":
+        points = (rank.astype(dtype) + jax.random.uniform(key, (), dtype)) / slots
+        parents = _invert(weights, points)
+    else:
+        uniform = jax.vmap(lambda k: jax.random.uniform(k, (), dtype))(particle_keys(key, count))
+        if scheme == "stratified":
+            parents = _invert(weights, (rank.astype(dtype) + uniform) / slots)
+        elif scheme == "multinomial":
+            parents = _invert(weights, uniform)
+        else:
+            expected = slots * weights
+            # A product that is whole but for rounding is whole.
+            certain = jnp.floor(expected * (1.0 + 4.0 * jnp.finfo(dtype).eps))
+            remainder = jnp.maximum(expected - certain, 0.0)
+            left = jnp.sum(remainder) > 0
+            chosen = _invert(jnp.where(left, remainder, weights), uniform)
+            ends = jnp.cumsum(certain.astype(jnp.int32))
+            listed = jnp.searchsorted(ends, rank, side="right")
+            parents = jnp.where(rank < ends[-1], jnp.minimum(listed, count - 1), chosen)
+    return jnp.where(alive, parents, own)
+
+
+def check_scheme(name: str, scheme: str) -> Scheme:
+    """A known scheme.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"{name}(resampling={scheme!r}): expected one of {list(get_args(Scheme))}.")
+    return scheme  # type: ignore[return-value]
+
+
+def _invert(weights: Float[Array, " n"], points: Float[Array, " n"]) -> Int[Array, " n"]:
+    """The particle in whose share of the unit interval a point falls; never one of weight zero."""
+    ends = jnp.cumsum(weights)
+    below = jnp.minimum(points * ends[-1], jnp.nextafter(ends[-1], jnp.zeros((), ends.dtype)))
+    return jnp.searchsorted(ends, below, side="right")
