@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ._enumeration import Component, eliminate
 from ._labels import check_labels, plain_labels, site_dims
 from ._program import AbstractProgram, Evaluation, Site, Term
+from ._subset import draw_subset
 from ._types import Batch, Key, Position, Values
 from ._weights import check_weights
 
@@ -312,10 +313,14 @@ class Target(eqx.Module):
         )
 
     def minibatch(self, key: Key) -> dict[str, Array]:
-        """Draw ``{plate: indices}`` without replacement, for every plate that declares a ``subsample_size``."""
+        """Draw ``{plate: indices}``, for every plate that declares a ``subsample_size``.
+
+        Distinct indices, each equally likely; see `draw_subset` for how, and for why the cost does not grow with the
+        plate.
+        """
         plates = sorted((p for p in self.program.plates if p.subsample_size is not None), key=lambda p: p.name)
         return {
-            p.name: jax.random.choice(jax.random.fold_in(key, i), p.size, (p.subsample_size,), replace=False)
+            p.name: draw_subset(jax.random.fold_in(key, i), p.size, p.subsample_size)
             for i, p in enumerate(plates)
             if p.subsample_size is not None
         }
