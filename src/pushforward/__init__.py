@@ -29,6 +29,7 @@ from .estimators import Score as Score
 from .estimators import objective as objective
 from .infer import Calibration as Calibration
 from .infer import Comparison as Comparison
+from .infer import Discrepancy as Discrepancy
 from .infer import EstimatorComparison as EstimatorComparison
 from .infer import EvidenceBounds as EvidenceBounds
 from .infer import Posterior as Posterior
@@ -36,12 +37,16 @@ from .infer import Verdict as Verdict
 from .infer import compare as compare
 from .infer import compare_estimators as compare_estimators
 from .infer import diagnose as diagnose
+from .infer import energy_distance as energy_distance
 from .infer import evidence_bounds as evidence_bounds
 from .infer import fit as fit
+from .infer import ksd as ksd
 from .infer import load as load
+from .infer import mmd as mmd
 from .infer import resume as resume
 from .infer import sample as sample
 from .infer import sbc as sbc
+from .infer import sliced_wasserstein as sliced_wasserstein
 from .models import Target as Target
 from .models import enable_x64 as enable_x64
 from .models import from_logdensity as from_logdensity
@@ -72,11 +77,20 @@ from .samplers import SGLD as SGLD
 from .samplers import SGNHT as SGNHT
 from .samplers import SMC as SMC
 from .samplers import SVGD as SVGD
+from .samplers import SVMD as SVMD
+from .samplers import SVNG as SVNG
 from .samplers import SVRG as SVRG
+from .samplers import BirthDeath as BirthDeath
+from .samplers import CoinKSDD as CoinKSDD
+from .samplers import CoinMirroredSVGD as CoinMirroredSVGD
 from .samplers import CoinSVGD as CoinSVGD
+from .samplers import CoinSVMD as CoinSVMD
 from .samplers import ControlVariate as ControlVariate
 from .samplers import CyclicalSGLD as CyclicalSGLD
 from .samplers import EntropyMCMC as EntropyMCMC
+from .samplers import KSDDescent as KSDDescent
+from .samplers import MirroredSVGD as MirroredSVGD
+from .samplers import MMDFlow as MMDFlow
 from .samplers import StructuredSGLD as StructuredSGLD
 from .samplers.engine import NonFiniteError as NonFiniteError
 
