@@ -85,7 +85,7 @@ def online_dataset(target: Target, state: OnlineState) -> xr.Dataset:
         start += size
     variables["covariance"] = (("scalar", "scalar_1"), found.covariance)
     coords = {"statistic": list(STATISTICS), "scalar": names, "scalar_1": names, **labels.coords(sizes)}
-    return xr.Dataset(variables, coords=coords, attrs={"num_steps": int(found.count)})
+    return xr.Dataset(variables, coords=coords, attrs={"num_steps": int(found.steps)})
 
 
 def _ravel(values: dict[str, Array]) -> Array:

@@ -14,8 +14,10 @@ from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Batch, Key
 from ._base import AbstractSampler
+from .engine._mesh import shard_particles
 
 S = TypeVar("S", bound=Any)
+_ALIVE, _FILLING = -1, -2
 
 
 class EnsembleState(NamedTuple):
@@ -24,7 +26,7 @@ class EnsembleState(NamedTuple):
     particles: Float[Array, "n d"]
     failed_step: Int[Array, " n"]
     """First step at which a particle met a value that is not finite; -1 while it lives. It then rests where it was,
-    and the others no longer see it."""
+    and the others no longer see it. -2 marks places that only fill up the last device."""
     step: Int[Array, ""]
     memory: Any
     """What the algorithm carries from step to step."""
@@ -98,17 +100,18 @@ class AbstractEnsemble(AbstractSampler):
         """The state at particles of shape (n, dim)."""
         require_bound(self)
         count = position.shape[0]
-        failed, zero = jnp.full((count,), -1, jnp.int32), jnp.zeros((), jnp.int32)
-        return EnsembleState(position, failed, zero, self.prepare(key, position))
+        beyond = jnp.arange(count) >= self.num_particles
+        failed, zero = jnp.where(beyond, _FILLING, _ALIVE).astype(jnp.int32), jnp.zeros((), jnp.int32)
+        return EnsembleState(shard_particles(position), failed, zero, self.prepare(key, position))
 
     def step(self, key: Key, state: EnsembleState, batch: Batch | None = None) -> tuple[EnsembleState, EnsembleInfo]:
         """See `AbstractKernel.step`."""
-        alive = state.failed_step < 0
+        alive = state.failed_step == _ALIVE
         particles, memory, sound, statistics = self.move(key, state, alive, batch)
         good = alive & sound & jnp.all(jnp.isfinite(particles), axis=1)
         particles = jnp.where(good[:, None], particles, state.particles)
         failed = jnp.where(alive & ~good, state.step, state.failed_step)
-        return EnsembleState(particles, failed, state.step + 1, memory), EnsembleInfo(statistics)
+        return EnsembleState(shard_particles(particles), failed, state.step + 1, memory), EnsembleInfo(statistics)
 
     def position(self, state: EnsembleState) -> Array:
         """All particles, of shape (n, dim)."""
@@ -129,7 +132,7 @@ class AbstractEnsemble(AbstractSampler):
 
     def health(self, state: EnsembleState, info: EnsembleInfo) -> PyTree:
         """Finite as long as one particle lives."""
-        return jnp.where(jnp.all(state.failed_step >= 0), jnp.nan, 0.0)
+        return jnp.where(jnp.all(state.failed_step != _ALIVE), jnp.nan, 0.0)
 
     def evaluate(self, particles: Float[Array, "n d"], alive: Bool[Array, " n"], batch: Batch | None) -> Evaluated:
         """Log-density and its gradient at every particle: exactly one gradient each."""

@@ -4,6 +4,12 @@ from ._checkpoint import Checkpoint as Checkpoint
 from ._checkpoint import check_writable as check_writable
 from ._checkpoint import checkpoint_writer as checkpoint_writer
 from ._checkpoint import read_checkpoint as read_checkpoint
+from ._mesh import PARTICLES as PARTICLES
+from ._mesh import num_shards as num_shards
+from ._mesh import padded_count as padded_count
+from ._mesh import particle_mesh as particle_mesh
+from ._mesh import place_particles as place_particles
+from ._mesh import shard_particles as shard_particles
 from ._online import Online as Online
 from ._online import OnlineState as OnlineState
 from ._online import figures as figures

@@ -19,7 +19,7 @@ _BATCHES = 64
 class Moments(NamedTuple):
     """Running moments of every chain, and means of consecutive batches for the autocorrelation."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     mean: Float[Array, "chain d"]
     squares: Float[Array, "chain d"]
     """Sum of squared deviations from the mean."""
@@ -93,8 +93,9 @@ class Online(AbstractKernel):
         def see(kept: tuple[Moments, Thinned]) -> tuple[Moments, Thinned]:
             return _add(kept[0], self.values(record)), _keep(kept[1], record)
 
-        kept = jax.lax.cond(state.step >= self.num_skipped, see, lambda kept: kept, (state.moments, state.thinned))
-        return OnlineState(inner, *kept, state.step + 1), info
+        past = state.moments, state.thinned
+        moments, thinned = jax.lax.cond(state.step >= self.num_skipped, see, lambda kept: kept, past)
+        return OnlineState(inner, moments, thinned, state.step + 1), info
 
     def minibatch(self, key: Key) -> Batch | None:
         """The kernel's own."""
@@ -119,7 +120,7 @@ class Online(AbstractKernel):
 class Figures(NamedTuple):
     """What the moments say, per scalar."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     """Steps seen, of every chain."""
     mean: Float[Array, " d"]
     covariance: Float[Array, "d d"]
@@ -139,7 +140,7 @@ def figures(moments: Moments) -> Figures:
     Rubin 1992 with split chains, as in arXiv:1903.08008, eq. 4.
     """
     chains = moments.mean.shape[0]
-    count = moments.count.astype(moments.mean.dtype)
+    count = moments.steps.astype(moments.mean.dtype)
     mean = jnp.mean(moments.mean, axis=0)
     between = moments.mean - mean
     total = chains * count
@@ -152,7 +153,7 @@ def figures(moments: Moments) -> Figures:
     # Variance of a batch mean, pooled over chains; independent draws would have variance / length.
     of_batches = scatter / jnp.maximum(chains * (filled - 1.0), 1.0)
     ess = total * jnp.where(of_batches > 0, variance / (length * jnp.where(of_batches > 0, of_batches, 1.0)), jnp.nan)
-    return Figures(moments.count, mean, covariance, ess, _split_r_hat(moments, count))
+    return Figures(moments.steps, mean, covariance, ess, _split_r_hat(moments, count))
 
 
 def _split_r_hat(moments: Moments, count: Float[Array, ""]) -> Float[Array, " d"]:
@@ -172,7 +173,7 @@ def _split_r_hat(moments: Moments, count: Float[Array, ""]) -> Float[Array, " d"
 
 
 def _add(moments: Moments, x: Float[Array, "chain d"]) -> Moments:
-    count = moments.count + 1
+    count = moments.steps + 1
     before = x - moments.mean
     mean = moments.mean + before / count.astype(x.dtype)
     after = x - mean
@@ -186,7 +187,7 @@ def _add(moments: Moments, x: Float[Array, "chain d"]) -> Moments:
     full = filled == _BATCHES
     halved = jax.lax.cond(full, _merge_pairs, lambda b: b, batches)
     return Moments(
-        count=count,
+        steps=count,
         mean=mean,
         squares=moments.squares + before * after,
         products=moments.products + before.T @ after,

@@ -15,6 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._blocks import block_shape, column_block, count_rows, joined, num_blocks, over_rows, padded_blocks
+from ._mesh import num_shards
+from ._ring import ring_reduce
+
 DEFAULT_BUDGET = 2**20
 """Bytes of one block of pairs: it stays in a core's cache, and larger blocks are not faster."""
 
@@ -35,8 +39,9 @@ def reduce_pairs(
 ) -> PyTree:
     """Reduce a function of pairs over the columns, for every row.
 
-    Memory beyond arguments and result: a few blocks of ``budget`` bytes; also when differentiated, because blocks are
-    computed again in the backward pass instead of kept. Time: one evaluation of ``term`` per block.
+    Where a mesh of devices is set (`particle_mesh`), rows and columns are sharded over it and columns travel round a
+    ring. Memory beyond arguments and result: a few blocks of ``budget`` bytes; also when differentiated, because blocks
+    are computed again in the backward pass instead of kept. Time: one evaluation of ``term`` per block.
 
     Args:
         term: a module-level function (it identifies the compiled program); see `Term`. A column of weight zero must
@@ -46,7 +51,7 @@ def reduce_pairs(
         columns: pytree of arrays of shape (columns, ...).
         weight: non-negative weight of each column; None for ones.
         reduction: "sum" over columns, or "logsumexp": log sum_j weight_j exp(term_ij).
-        budget: bytes of one block of pairs.
+        budget: bytes of one block of pairs, over all devices together.
 
     Returns:
         For sums the pytree of ``term`` with all rows; for logsumexp an array of shape (rows,).
@@ -54,56 +59,29 @@ def reduce_pairs(
     Raises:
         ValueError: if rows or columns are empty, or leaves disagree about their number.
     """
-    num_rows, num_columns = _count("rows", rows), _count("columns", columns)
+    count_rows("rows", rows)
+    num_columns = count_rows("columns", columns)
     dtype = jnp.result_type(*[x for x in jax.tree.leaves((rows, columns)) if jnp.issubdtype(x.dtype, jnp.inexact)])
     if weight is None:
         weight = jnp.ones((num_columns,), dtype)
-    shape = block_shape(num_rows, num_columns, budget, jnp.dtype(dtype).itemsize)
+    if reduction not in ("sum", "logsumexp"):
+        raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'logsumexp'.")
+    shards = num_shards()
+    reduce = _sum if reduction == "sum" else _logsumexp
+
+    def local(parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: PyTree) -> PyTree:
+        counts = jax.tree.leaves(rows)[0].shape[0], weight.shape[0]
+        shape = block_shape(*counts, budget // shards, jnp.dtype(dtype).itemsize)
+        return reduce(term, shape, parameters, rows, columns, weight, total)
+
+    shapes = jax.eval_shape(term, parameters, rows, jax.tree.map(lambda x: x[:1], columns), weight[:1])
     if reduction == "sum":
-        return _sum(term, shape, parameters, rows, columns, weight)
-    if reduction == "logsumexp":
-        return _logsumexp(term, shape, parameters, rows, columns, weight)
-    raise ValueError(f"reduction={reduction!r}: expected 'sum' or 'logsumexp'.")
-
-
-def block_shape(num_rows: int, num_columns: int, budget: int, itemsize: int) -> tuple[int, int]:
-    """Rows and columns of a block: about square, as few blocks as the budget allows, all of nearly equal size."""
-    side = max(1, int((budget / itemsize) ** 0.5))
-    wide = min(num_columns, max(side, budget // itemsize // max(num_rows, 1)))
-    tall = min(num_rows, max(1, budget // itemsize // wide))
-    return _even(num_rows, tall), _even(num_columns, wide)
-
-
-def _even(count: int, size: int) -> int:
-    blocks = -(-count // size)
-    return -(-count // blocks)
-
-
-def _count(name: str, tree: PyTree) -> int:
-    counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(tree)}
-    if len(counts) != 1 or () in counts or (0,) in counts:
-        raise ValueError(
-            f"{name} has leaves of leading shapes {sorted(counts)}: expected arrays that share a leading axis of at "
-            "least one."
-        )
-    return int(counts.pop()[0])
-
-
-def _blocks(tree: PyTree, size: int) -> PyTree:
-    """Leaves of shape (blocks, size, ...), padded with zeros."""
-    count = _count("blocks", tree)
-    blocks = -(-count // size)
-    padding = blocks * size - count
-
-    def split(x: Array) -> Array:
-        padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)) if padding else x
-        return jnp.reshape(padded, (blocks, size, *x.shape[1:]))
-
-    return jax.tree.map(split, tree)
-
-
-def _joined(tree: PyTree, count: int) -> PyTree:
-    return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:]))[:count], tree)
+        nothing = _zeros(shapes)
+    else:
+        nothing = jnp.full(shapes.shape[:1], -jnp.inf, shapes.dtype)
+    if shards > 1:
+        return ring_reduce(local, parameters, rows, columns, weight, nothing)
+    return local(parameters, rows, columns, weight, nothing)
 
 
 def _zeros(shapes: PyTree) -> PyTree:
@@ -116,29 +94,30 @@ def _add(left: PyTree, right: PyTree) -> PyTree:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sum(
-    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array
+    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: PyTree
 ) -> PyTree:
-    row_blocks, column_blocks = _blocks(rows, shape[0]), _blocks((columns, weight), shape[1])
+    """``total`` plus the sum over the columns."""
 
-    def over_columns(row: PyTree) -> PyTree:
-        def add(total: PyTree, column: tuple[PyTree, Array]) -> tuple[PyTree, None]:
-            return _add(total, term(parameters, row, *column)), None
+    def over_columns(row: PyTree, total: PyTree) -> PyTree:
+        def visit(index: Array, total: PyTree) -> PyTree:
+            return _add(total, term(parameters, row, *column_block(columns, weight, index, shape[1])))
 
-        first = jax.tree.map(lambda x: x[0], column_blocks)
-        return jax.lax.scan(add, _zeros(jax.eval_shape(term, parameters, row, *first)), column_blocks)[0]
+        return jax.lax.fori_loop(0, num_blocks(weight.shape[0], shape[1]), visit, total)
 
-    return _joined(jax.lax.map(over_columns, row_blocks), _count("rows", rows))
+    return over_rows(over_columns, rows, total, shape[0])
 
 
 def _sum_forward(
-    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array
+    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: PyTree
 ) -> tuple[PyTree, Any]:
-    return _sum(term, shape, parameters, rows, columns, weight), (parameters, rows, columns, weight)
+    value = _sum(term, shape, parameters, rows, columns, weight, total)
+    return value, (parameters, rows, columns, weight)
 
 
 def _sum_backward(term: Term, shape: tuple[int, int], saved: Any, cotangent: PyTree) -> Any:
     parameters, rows, columns, weight = saved
-    return _backward(term, shape, parameters, (rows, cotangent), columns, weight, lambda row, _: row[1])
+    pulled = _backward(term, shape, parameters, (rows, cotangent), columns, weight, lambda row, _: row[1])
+    return (*pulled, cotangent)
 
 
 _sum.defvjp(_sum_forward, _sum_backward)
@@ -146,25 +125,25 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _logsumexp(
-    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array
+    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: Array
 ) -> Array:
-    row_blocks, column_blocks = _blocks(rows, shape[0]), _blocks((columns, weight), shape[1])
+    """``log(exp(total) + sum over the columns)``."""
 
-    def over_columns(row: PyTree) -> Array:
-        def add(carry: tuple[Array, Array], column: tuple[PyTree, Array]) -> tuple[tuple[Array, Array], None]:
+    def over_columns(row: PyTree, total: Array) -> Array:
+        def visit(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             highest, total = carry
-            value = _weighted(term, parameters, row, *column)
+            value = _weighted(term, parameters, row, *column_block(columns, weight, index, shape[1]))
             # A row whose columns all have weight zero keeps a finite reference, so that its result is -inf, not NaN.
             new = jnp.maximum(highest, jnp.max(value, axis=1))
             reference = jnp.where(jnp.isfinite(new), new, 0.0)
             scale = jnp.where(jnp.isfinite(highest), jnp.exp(highest - reference), 0.0)
-            return (new, total * scale + jnp.sum(jnp.exp(value - reference[:, None]), axis=1)), None
+            return new, total * scale + jnp.sum(jnp.exp(value - reference[:, None]), axis=1)
 
-        start = jnp.full((shape[0],), -jnp.inf, weight.dtype), jnp.zeros((shape[0],), weight.dtype)
-        highest, total = jax.lax.scan(add, start, column_blocks)[0]
-        return jnp.where(jnp.isfinite(highest), highest, 0.0) + jnp.log(total)
+        start = total, jnp.where(jnp.isfinite(total), jnp.ones_like(total), 0.0)
+        highest, scaled = jax.lax.fori_loop(0, num_blocks(weight.shape[0], shape[1]), visit, start)
+        return jnp.where(jnp.isfinite(highest), highest, 0.0) + jnp.log(scaled)
 
-    return _joined(jax.lax.map(over_columns, row_blocks), _count("rows", rows))
+    return over_rows(over_columns, rows, total, shape[0])
 
 
 def _weighted(term: Term, parameters: PyTree, row: PyTree, column: PyTree, weight: Array) -> Array:
@@ -172,14 +151,14 @@ def _weighted(term: Term, parameters: PyTree, row: PyTree, column: PyTree, weigh
 
 
 def _logsumexp_forward(
-    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array
+    term: Term, shape: tuple[int, int], parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: Array
 ) -> tuple[Array, Any]:
-    value = _logsumexp(term, shape, parameters, rows, columns, weight)
-    return value, (parameters, rows, columns, weight, value)
+    value = _logsumexp(term, shape, parameters, rows, columns, weight, total)
+    return value, (parameters, rows, columns, weight, total, value)
 
 
 def _logsumexp_backward(term: Term, shape: tuple[int, int], saved: Any, cotangent: Array) -> Any:
-    parameters, rows, columns, weight, value = saved
+    parameters, rows, columns, weight, total, value = saved
 
     def softmax(row: PyTree, logits: Array) -> Array:
         # Rows of padding, and rows whose columns all have weight zero, have no softmax.
@@ -188,7 +167,8 @@ def _logsumexp_backward(term: Term, shape: tuple[int, int], saved: Any, cotangen
         return jnp.where(used, row[1], 0.0)[:, None] * jnp.exp(logits - reference[:, None])
 
     logits = functools.partial(_weighted, term)
-    return _backward(logits, shape, parameters, (rows, cotangent, value), columns, weight, softmax)
+    pulled = _backward(logits, shape, parameters, (rows, cotangent, value), columns, weight, softmax)
+    return (*pulled, cotangent * jnp.where(jnp.isfinite(total), jnp.exp(total - value), 0.0))
 
 
 _logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
@@ -207,7 +187,7 @@ def _backward(
 
     ``rows`` carries, after the rows, what the cotangent of a block is made of.
     """
-    row_blocks, column_blocks = _blocks(rows, shape[0]), _blocks((columns, weight), shape[1])
+    row_blocks, column_blocks = padded_blocks(rows, shape[0]), padded_blocks((columns, weight), shape[1])
 
     def over_rows(totals: PyTree, row: PyTree) -> tuple[PyTree, PyTree]:
         def over_columns(carry: PyTree, column: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
@@ -221,5 +201,5 @@ def _backward(
 
     start = jax.tree.map(jnp.zeros_like, (parameters, column_blocks))
     (to_parameters, to_columns), to_rows = jax.lax.scan(over_rows, start, row_blocks)
-    to_columns, to_weight = _joined(to_columns, weight.shape[0])
-    return to_parameters, _joined(to_rows, _count("rows", rows)), to_columns, to_weight
+    to_columns, to_weight = joined(to_columns, weight.shape[0])
+    return to_parameters, joined(to_rows, count_rows("rows", rows)), to_columns, to_weight

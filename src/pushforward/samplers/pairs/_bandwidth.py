@@ -61,7 +61,7 @@ class Median(AbstractBandwidth):
     num_points: int | None = eqx.field(static=True)
 
     def __init__(
-        self, *, scale: float = 0.5, log: bool = True, diagonal: bool = False, num_points: int | None = 512
+        self, *, scale: float = 0.5, log: bool = True, diagonal: bool = False, num_points: int | None = 256
     ) -> None:
         if not scale > 0:
             raise ValueError(f"Median(scale={scale}): expected a positive factor; 0.5 is usual.")

@@ -41,16 +41,17 @@ def stein_force(
     """
     centre = (weight @ points) / jnp.sum(weight)
     rows = points if at is None else at
-    parameters = (kernel, squared_bandwidth, jnp.asarray(repulsion, points.dtype))
-    total = reduce_pairs(_term, parameters, rows - centre, (points - centre, scores), weight=weight)
+    parameters = (kernel, squared_bandwidth, jnp.asarray(repulsion, points.dtype), centre)
+    total = reduce_pairs(_term, parameters, rows, (points, scores), weight=weight)
     return total / jnp.sum(weight)
 
 
 def _term(
-    parameters: tuple[AbstractRadialKernel, Array, Array], x: Array, column: tuple[Array, Array], weight: Array
+    parameters: tuple[AbstractRadialKernel, Array, Array, Array], x: Array, column: tuple[Array, Array], weight: Array
 ) -> Array:
-    kernel, squared_bandwidth, repulsion = parameters
-    y, scores = column
+    kernel, squared_bandwidth, repulsion, centre = parameters
+    # Centred block by block: a centred copy of all points would be as large as the points.
+    x, y, scores = x - centre, column[0] - centre, column[1]
     profile = kernel.profile(squared_distances(x, y), squared_bandwidth)
     attraction = product(profile.value, weight[:, None] * scores)
     # grad_j k = 2 k' (x_j - x_i).
