@@ -13,7 +13,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Key
 from ._base import AbstractStochasticGradientSampler, Score, check_positive, check_temperature, temperature_of
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import MOMENTUM_ADVICE, AbstractSchedule, as_schedule
 from ._sghmc import thermal
 
@@ -56,7 +56,7 @@ class BAOAB(AbstractStochasticGradientSampler):
         self.step_size = as_schedule("BAOAB", step_size, MOMENTUM_ADVICE)
         self.friction = check_positive("BAOAB", "friction", friction, advice="0.1 per step is usual")
         self.temperature = check_temperature("BAOAB", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("BAOAB", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> Float[Array, " d"]:

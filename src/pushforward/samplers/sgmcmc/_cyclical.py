@@ -22,7 +22,7 @@ from ._base import (
     check_share,
     check_temperature,
 )
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import AbstractSchedule, as_schedule
 
 
@@ -99,7 +99,7 @@ class CyclicalSGLD(AbstractStochasticGradientSampler):
         first = min(max(math.floor(cycle_length * exploration + 0.5), 1), cycle_length - 1)
         self.step_size = CosineCycle(jnp.asarray(step_size, jnp.result_type(float)), cycle_length, first)
         self.temperature = check_temperature("CyclicalSGLD", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("CyclicalSGLD", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> tuple[()]:

@@ -14,7 +14,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Key
 from ._base import AbstractStochasticGradientSampler, Score, StochasticGradientState, check_positive, check_temperature
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import AbstractSchedule, as_schedule
 
 
@@ -66,7 +66,7 @@ class EntropyMCMC(AbstractStochasticGradientSampler):
         self.eta = check_positive("EntropyMCMC", "eta", eta, advice="it is the variance of the smoothing")
         self.draws = draws
         self.temperature = check_temperature("EntropyMCMC", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("EntropyMCMC", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> Float[Array, " d"]:

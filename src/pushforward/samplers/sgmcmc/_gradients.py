@@ -49,3 +49,19 @@ class Minibatch(AbstractGradientEstimate):
     ) -> Float[Array, " d"]:
         """See `AbstractGradientEstimate`."""
         return density.gradient(x, batch)
+
+
+def as_gradient(name: str, gradient: Any) -> AbstractGradientEstimate:
+    """A gradient estimate; that on the minibatch alone for None.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if gradient is None:
+        return Minibatch()
+    if isinstance(gradient, AbstractGradientEstimate):
+        return gradient
+    raise ValueError(
+        f"{name}(gradient={gradient!r}): expected None (the gradient on the minibatch), pf.ControlVariate() or "
+        "pf.SVRG()."
+    )

@@ -14,7 +14,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Key
 from ._base import AbstractStochasticGradientSampler, Score, check_positive, check_share, check_temperature
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import AbstractSchedule, as_schedule
 
 
@@ -77,7 +77,7 @@ class PSGLD(AbstractStochasticGradientSampler):
         self.floor = check_positive("PSGLD", "floor", floor, advice="1e-5 is usual")
         self.curvature = curvature
         self.temperature = check_temperature("PSGLD", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("PSGLD", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> PSGLDMemory:

@@ -20,7 +20,7 @@ from ._base import (
     check_temperature,
     temperature_of,
 )
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import MOMENTUM_ADVICE, AbstractSchedule, as_schedule
 
 FRICTION_ADVICE = "the share of the momentum lost per step, 0.1 is usual"
@@ -68,7 +68,7 @@ class SGHMC(AbstractStochasticGradientSampler):
         self.friction = check_share("SGHMC", "friction", friction, advice=FRICTION_ADVICE)
         self.noise = check_positive("SGHMC", "noise", noise, zero=True, advice="0 where it is not known")
         self.temperature = check_temperature("SGHMC", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("SGHMC", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> Float[Array, " d"]:

@@ -13,7 +13,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Key
 from ._base import AbstractStochasticGradientSampler, Score, check_temperature
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import AbstractSchedule, as_schedule
 
 
@@ -47,7 +47,7 @@ class SGLD(AbstractStochasticGradientSampler):
     ) -> None:
         self.step_size = as_schedule("SGLD", step_size)
         self.temperature = check_temperature("SGLD", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("SGLD", gradient)
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> tuple[()]:

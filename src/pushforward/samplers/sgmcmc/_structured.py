@@ -22,7 +22,7 @@ from ._base import (
     check_share,
     check_temperature,
 )
-from ._gradients import AbstractGradientEstimate, Minibatch
+from ._gradients import AbstractGradientEstimate, as_gradient
 from ._schedule import AbstractSchedule, as_schedule
 
 
@@ -58,9 +58,9 @@ class StructuredSGLD(AbstractStochasticGradientSampler):
 
     Bias: blocks are independent by design. For a Gaussian posterior of precision P the covariance is, as eps goes to 0,
     block-diagonal with blocks ``inv(P_bb)``; with dropout it is the inverse of P with its off-diagonal blocks
-    multiplied by the keeping probability. The draws x' act as gradient noise (order eps), and a memory of r iterates
-    adds of order 1/r. Cost: one minibatch gradient per block and step, one altogether with ``dropout``; memory r
-    positions.
+    multiplied by the keeping probability. The draws x' act as gradient noise (order eps), and their mean wanders as
+    that of the iterates in memory does: a relative error of about the chain's correlation time over ``memory * stride``.
+    Cost: one minibatch gradient per block and step, one altogether with ``dropout``.
 
     Reference: Alexos, Boyd and Mandt, Structured stochastic gradient MCMC, ICML 2022, eq. 5 to 9 and algorithm 1.
     """
@@ -99,7 +99,7 @@ class StructuredSGLD(AbstractStochasticGradientSampler):
                 raise ValueError(f"StructuredSGLD({name}={value!r}): expected a whole number of at least 1.")
         self.memory, self.stride = memory, jnp.asarray(stride, jnp.int32)
         self.temperature = check_temperature("StructuredSGLD", temperature)
-        self.gradient = Minibatch() if gradient is None else gradient
+        self.gradient = as_gradient("StructuredSGLD", gradient)
         self.target, self.layout = None, None
 
     def bind(self, target: Target, num_warmup: int) -> StructuredSGLD:
