@@ -49,6 +49,7 @@ from .infer import sbc as sbc
 from .infer import sliced_wasserstein as sliced_wasserstein
 from .models import Target as Target
 from .models import enable_x64 as enable_x64
+from .models import from_forward_map as from_forward_map
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
 from .models import from_pyro as from_pyro
@@ -69,6 +70,8 @@ from .models.guides import flow_guide as flow_guide
 from .models.guides import program_guide as program_guide
 from .samplers import ALDI as ALDI
 from .samplers import BAOAB as BAOAB
+from .samplers import CBO as CBO
+from .samplers import CBS as CBS
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS
 from .samplers import PSGLD as PSGLD

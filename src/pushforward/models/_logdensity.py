@@ -55,6 +55,12 @@ class FunctionProgram(AbstractProgram):
             dict(zip(self._names(), values, strict=True)), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, log_dets
         )
 
+    def evaluate_values(self, values: Values, batch: Batch | None = None) -> Evaluation:
+        """See `AbstractProgram.evaluate_values`: without bijections."""
+        leaves = [values[name] for name in self._names()]
+        log_prob = self.function(jax.tree.unflatten(jax.tree.structure(self.example), leaves))
+        return Evaluation(dict(values), {}, {_FACTOR: Term(jnp.asarray(log_prob))}, {})
+
     def check_position(self, position: Position, batch: Batch | None = None) -> None:
         """See `AbstractProgram.check_position`."""
         got, expected = (jax.tree.map(jnp.shape, x) for x in (position, self.example))

@@ -8,6 +8,10 @@ from ._hmc import HMC as HMC
 from ._hmc import NUTS as NUTS
 from ._variational import Variational as Variational
 from .ensemble import ALDI as ALDI
+from .ensemble import CBO as CBO
+from .ensemble import CBS as CBS
+from .ensemble import EKI as EKI
+from .ensemble import EKS as EKS
 from .sgmcmc import BAOAB as BAOAB
 from .sgmcmc import PSGLD as PSGLD
 from .sgmcmc import SGHMC as SGHMC
@@ -20,4 +24,13 @@ from .sgmcmc import EntropyMCMC as EntropyMCMC
 from .sgmcmc import StructuredSGLD as StructuredSGLD
 from .smc import SMC as SMC
 from .stein import SVGD as SVGD
+from .stein import SVMD as SVMD
+from .stein import SVNG as SVNG
+from .stein import BirthDeath as BirthDeath
+from .stein import CoinKSDD as CoinKSDD
+from .stein import CoinMirroredSVGD as CoinMirroredSVGD
 from .stein import CoinSVGD as CoinSVGD
+from .stein import CoinSVMD as CoinSVMD
+from .stein import KSDDescent as KSDDescent
+from .stein import MirroredSVGD as MirroredSVGD
+from .stein import MMDFlow as MMDFlow

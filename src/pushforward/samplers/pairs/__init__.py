@@ -13,3 +13,4 @@ from ._radial import IMQ as IMQ
 from ._radial import RBF as RBF
 from ._radial import Laplace as Laplace
 from ._random_batch import random_batch_force as random_batch_force
+from ._stein_kernel import stein_kernel_rows as stein_kernel_rows

@@ -64,17 +64,26 @@ class AbstractParticleFlow(AbstractEnsemble):
         )
         direction = jnp.where(at.alive[:, None], direction, 0.0)
         particles, update = self.update(state.particles, direction, state.memory.update)
-        count = jnp.maximum(jnp.sum(at.alive), 1).astype(particles.dtype)
-        shown = {
-            "mean_lp": jnp.sum(jnp.where(at.alive, at.logdensity, 0.0)) / count,
-            "direction_norm": jnp.sqrt(jnp.sum(direction**2) / count),
-            **statistics,
-        }
+        shown = {**flow_statistics(at, direction), **statistics}
         return particles, FlowMemory(update, memory), at.alive, shown
 
     def summary(self, records: PyTree) -> dict[str, str]:
         """Mean log-density and mean length of the direction, of the last step shown."""
-        if records["mean_lp"].shape[0] == 0:
-            return {}
-        last = {name: float(np.mean(records[name][-1])) for name in ("mean_lp", "direction_norm")}
-        return {"log p": f"{last['mean_lp']:.4g}", "direction": f"{last['direction_norm']:.2g}"}
+        return flow_summary(records)
+
+
+def flow_statistics(at: Evaluated, direction: Float[Array, "n d"]) -> dict[str, Array]:
+    """Mean log-density and root mean squared length of the direction, over the living."""
+    count = jnp.maximum(jnp.sum(at.alive), 1).astype(direction.dtype)
+    return {
+        "mean_lp": jnp.sum(jnp.where(at.alive, at.logdensity, 0.0)) / count,
+        "direction_norm": jnp.sqrt(jnp.sum(direction**2) / count),
+    }
+
+
+def flow_summary(records: PyTree) -> dict[str, str]:
+    """The same figures of the last step shown, as text."""
+    if records["mean_lp"].shape[0] == 0:
+        return {}
+    last = {name: float(np.mean(records[name][-1])) for name in ("mean_lp", "direction_norm")}
+    return {"log p": f"{last['mean_lp']:.4g}", "direction": f"{last['direction_norm']:.2g}"}

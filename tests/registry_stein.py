@@ -1,0 +1,47 @@
+"""Stein and other particle flows, for the shared suite over samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import pushforward as pf
+from pushforward.samplers.pairs import Median
+
+
+def reference(target: Any) -> Any:
+    """Draws for `pf.MMDFlow`: of the Gaussian of `registry`, or any points for other targets."""
+    import registry
+
+    if target.dim != registry.DIM:
+        return target.initial(jax.random.key(3), 50)
+    draws = registry.MEAN + np.random.default_rng(3).standard_normal((400, 3)) @ registry.ROOT.T
+    return {"a": jnp.asarray(draws[:, 0]), "b": jnp.asarray(draws[:, 1:])}
+
+
+def identity(position: Any) -> Any:
+    """The metric that changes nothing."""
+    return jnp.eye(sum(x.size for x in jax.tree.leaves(position)))
+
+
+STEIN: dict[str, dict[str, Any]] = {
+    "MirroredSVGD": {"build": lambda: pf.MirroredSVGD(50, optimizer=optax.adagrad(0.5)), "num_steps": 600},
+    "CoinMirroredSVGD": {"build": lambda: pf.CoinMirroredSVGD(50), "num_steps": 600},
+    "SVMD": {"build": lambda: pf.SVMD(50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
+    "CoinSVMD": {"build": lambda: pf.CoinSVMD(50), "num_steps": 400},
+    "SVNG": {"build": lambda: pf.SVNG(identity, 50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
+    "KSDDescent": {"build": lambda: pf.KSDDescent(50, optimizer=optax.adagrad(0.5)), "num_steps": 800},
+    "CoinKSDD": {"build": lambda: pf.CoinKSDD(50), "num_steps": 800},
+    "MMDFlow": {"build": lambda: pf.MMDFlow(reference, 50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
+    "BirthDeath": {
+        "build": lambda: pf.BirthDeath(0.05, 1000, bandwidth=Median(scale=0.05)),
+        "num_steps": 200,
+        "cloud": (0.8, 1.2),
+    },
+}
+for case in STEIN.values():
+    case.setdefault("cloud", (0.7, 1.05))
