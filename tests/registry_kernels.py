@@ -26,6 +26,8 @@ class KernelCase(NamedTuple):
     """For flows of particles: the range of the ratios of final to true variances."""
     point: bool = False
     """For ensembles that look for the mode."""
+    slow: bool = False
+    """Shares its mechanisms with other cases: checked in the slow tier only."""
     num_steps: int = 2000
     num_warmup: int = 500
 

@@ -60,8 +60,14 @@ def lower_root(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def logdensities(
-    target: Target, layout: Layout, particles: Float[Array, "n d"], alive: Bool[Array, " n"], batch: Batch | None
+    target: Target,
+    layout: Layout,
+    particles: Float[Array, "n d"],
+    alive: Bool[Array, " n"],
+    batch: Batch | None,
+    *,
+    jacobian: bool = True,
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
     """Log-densities without gradients, and which particles count: -inf is a value, NaN and +inf are failures."""
-    value = jax.vmap(lambda x: target.logdensity(layout.unravel(x), batch))(particles)
+    value = jax.vmap(lambda x: target.logdensity(layout.unravel(x), batch, jacobian=jacobian))(particles)
     return value, alive & ~jnp.isnan(value) & (value < jnp.inf)
