@@ -27,9 +27,10 @@ def draw_subset(key: Key, size: int, count: int) -> Int[Array, " count"]:
     dtype = jnp.result_type(int)
     arc = size // count
     if arc >= _LEAST_STRATUM:
-        key_turn, key_within = jax.random.split(key)
-        within = jax.random.randint(key_within, (count,), 0, arc, jnp.int32)
-        turn = jax.random.randint(key_turn, (), 0, size, jnp.int32)
+        # One hash per index: remainders of 32 random bits are even to one part in 2^32 / size.
+        bits = jax.random.bits(key, (count + 1,), jnp.uint32)
+        within = (bits[:count] % jnp.uint32(arc)).astype(jnp.int32)
+        turn = (bits[count] % jnp.uint32(size)).astype(jnp.int32)
         return ((within + jnp.arange(count, dtype=jnp.int32) * arc + turn) % size).astype(dtype)
     if count > _FLOYD_LIMIT:
         return jax.random.choice(key, size, (count,), replace=False)

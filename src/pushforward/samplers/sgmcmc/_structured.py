@@ -59,8 +59,8 @@ class StructuredSGLD(AbstractStochasticGradientSampler):
     Bias: blocks are independent by design. For a Gaussian posterior of precision P the covariance is, as eps goes to 0,
     block-diagonal with blocks ``inv(P_bb)``; with dropout it is the inverse of P with its off-diagonal blocks
     multiplied by the keeping probability. The draws x' act as gradient noise (order eps), and their mean wanders as
-    that of the iterates in memory does: a relative error of about the chain's correlation time over ``memory * stride``.
-    Cost: one minibatch gradient per block and step, one altogether with ``dropout``.
+    that of the iterates in memory does: a relative error of about the chain's correlation time over
+    ``memory * stride``. Cost: one minibatch gradient per block and step, one altogether with ``dropout``.
 
     Reference: Alexos, Boyd and Mandt, Structured stochastic gradient MCMC, ICML 2022, eq. 5 to 9 and algorithm 1.
     """
