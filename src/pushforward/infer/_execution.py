@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from ..samplers.engine import Progress, checkpoint_writer
@@ -28,6 +29,8 @@ class Execution:
     """Steps already taken."""
     records: PyTree | None = None
     """Records of those steps."""
+    mesh: Mesh | None = None
+    """Devices that share the run; None for JAX's default device."""
 
     @contextlib.contextmanager
     def opened(self, kind: str, source: str, label: str, job: Any, state: Any) -> Iterator[dict[str, Any]]:

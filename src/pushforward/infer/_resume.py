@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..samplers.engine import read_checkpoint
 from ._arguments import check_count
+from ._devices import Devices, mesh_of, place_state
 from ._execution import Execution
 from ._fit import run_fit
 from ._posterior import Posterior
@@ -21,6 +22,7 @@ def resume(
     path: str | os.PathLike[str],
     *,
     num_steps: int | None = None,
+    devices: Devices = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -31,6 +33,7 @@ def resume(
         path: file given as ``checkpoint=`` to `fit` or `sample`. Opening it runs pickled code: open only files you
             trust.
         num_steps: new total number of steps (after warm-up, for sampling); None keeps the one asked for.
+        devices: as in `sample`; need not be as many as the run was started on.
         progress: show a progress line.
         checkpoint: where to go on saving; None takes ``path``.
         checkpoint_every: seconds between saves.
@@ -61,4 +64,6 @@ def resume(
     how = Execution(progress, where, checkpoint_every, provenance, began, saved.step, saved.records)
     if saved.header["kind"] == "fit":
         return run_fit(job, saved.state, jax.random.wrap_key_data(jnp.asarray(saved.job[1])), how)
-    return run_sample(job, saved.state, how)
+    mesh = mesh_of(devices)
+    state = place_state(mesh, job.chains, saved.state)
+    return run_sample(job, state, dataclasses.replace(how, mesh=mesh))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..estimators._keywords import explain_keywords
 from ..models import Target
@@ -20,12 +20,13 @@ from ..samplers import AbstractEnsemble, AbstractKernel, AbstractSampler, Chains
 from ..samplers.engine import NonFiniteError, Online, initialise, run
 from ._arguments import check_count, check_key, check_target
 from ._build import build_posterior
+from ._devices import Devices, mesh_of, on_mesh, place_positions, to_host
 from ._execution import Execution
 from ._isolation import isolated_chains, isolated_particles, isolation_attrs
 from ._log_evidence import pooled_evidence
 from ._online import keep_figures, kept_records, online_dataset
 from ._posterior import Kind, Posterior
-from ._starts import finite_positions
+from ._sample_starts import starting_positions
 from ._tree import unravel_draws
 
 
@@ -61,6 +62,7 @@ def sample(
     thin: int = 1,
     init: Posterior | Position | None = None,
     max_draws: int | None = None,
+    devices: Devices = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -80,6 +82,8 @@ def sample(
         max_draws: keep at most this many draws per chain, evenly spaced over the run, so that memory does not grow with
             the number of steps; even. Means, sds, covariance, ESS and R-hat of all steps are then computed as the run
             goes and form the group ``online``. None keeps every ``thin``-th draw.
+        devices: how many devices (or which) share the particles of an ensemble, or the chains; None uses JAX's default
+            device. Results agree up to the order of sums.
         progress: show a progress line.
         checkpoint: file to save the run to (atomically), for `resume`.
         checkpoint_every: seconds between saves.
@@ -124,15 +128,17 @@ def sample(
         )
     key_start, key_run = jax.random.split(key)
     layout = Layout.of(target.example)
-    positions, kernel = _start(key_start, target, layout, kernel, num_chains, init)
+    positions, kernel = starting_positions(key_start, target, layout, kernel, num_chains, init)
     chains = Chains(kernel.bind(target, num_warmup), num_chains)
     job = SampleJob(chains, target, key_run, num_steps, num_warmup, thin, type(kernel).__name__, max_draws)
-    looped = job.kernel()
-    # The last stream of the run's key starts the chains; steps use the streams from 0 on.
-    state = initialise(looped, jax.random.fold_in(key_run, 2**32 - 1), positions)
+    mesh = mesh_of(devices)
+    with on_mesh(mesh):
+        # The last stream of the run's key starts the chains; steps use the streams from 0 on.
+        key_init = jax.random.fold_in(key_run, 2**32 - 1)
+        state = initialise(job.kernel(), key_init, place_positions(mesh, chains, positions))
     config = {"method": "sample", "kernel": job.name, "num_warmup": num_warmup, "num_chains": num_chains, "thin": thin}
     provenance = {"seed": jax.random.key_data(key).tolist(), "configuration": {**config, "num_steps": num_steps}}
-    return run_sample(job, state, Execution(progress, checkpoint, checkpoint_every, provenance, began))
+    return run_sample(job, state, Execution(progress, checkpoint, checkpoint_every, provenance, began, mesh=mesh))
 
 
 def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
@@ -140,7 +146,7 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
     start, records, total = how.start, how.records, job.num_warmup + job.num_steps
     kernel, label = job.kernel(), f"{job.name} {job.chains.num_chains} chain(s)"
     try:
-        with how.opened("sample", job.target.program.source, label, job, state) as shown:
+        with on_mesh(how.mesh), how.opened("sample", job.target.program.source, label, job, state) as shown:
             if start < job.num_warmup:
                 warm = run(kernel, state, key=job.key, num_steps=job.num_warmup, start=start, **shown)
                 state, start, records = warm.state, job.num_warmup, None
@@ -156,6 +162,7 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
             )
     except NonFiniteError as error:
         raise _explain(job, error) from error
+    result = result._replace(state=to_host(result.state))
     if isinstance(kernel, Online):
         posterior = _posterior(job, kept_records(result.state), result.state.inner, how)
         posterior.data["online"] = online_dataset(job.target, result.state)
@@ -178,10 +185,10 @@ def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> P
         attrs |= isolation_attrs("chain", isolated, job.chains.num_chains)
         return build_posterior(job.target, positions, kind="mcmc", sample_stats=statistics, attrs=attrs, **common)
     particles, isolated = np.asarray(inner.particles), isolated_particles(inner)
-    attrs |= isolation_attrs("particle", isolated, particles.shape[0] * particles.shape[1])
+    attrs |= isolation_attrs("particle", isolated, particles.shape[0] * sampler.num_particles)
     attrs |= {"num_particles": sampler.num_particles}
     # Clouds stay rectangular: a particle that one of them has lost is left out of all (particles are exchangeable).
-    kept = np.setdiff1d(np.arange(particles.shape[1]), [index[-1] for index in isolated])
+    kept = np.setdiff1d(np.arange(sampler.num_particles), [index[-1] for index in isolated])
     if sampler.ergodic:
         flat = by_chain.pop("position")[:, :, kept]
         # Every particle is a chain of its own.
@@ -197,82 +204,6 @@ def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> P
     attrs |= pooled_evidence(outcome)
     positions = unravel_draws(layout, draws)
     return build_posterior(job.target, positions, kind=kind, optimization=trace, attrs=attrs, **common)
-
-
-def _start(
-    key: Key, target: Target, layout: Layout, kernel: AbstractSampler, num_chains: int, init: Any
-) -> tuple[Array, AbstractSampler]:
-    """Flat starting positions, and the kernel with a mass matrix from a fit where there is one.
-
-    An ensemble takes positions for all its particles: of shape (chain, particle, dim).
-    """
-    if isinstance(kernel, AbstractEnsemble):
-        count = kernel.num_particles
-        if isinstance(init, Posterior) and init.guide is not None:
-            kernel = kernel.starting_from(init.guide)
-        if init is None:
-            drawn = kernel.draw_start(key, target, num_chains * count)
-            if drawn is not None:
-                return drawn.reshape(num_chains, count, -1), kernel
-        if init is not None and not isinstance(init, Posterior) and num_chains == 1:
-            leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
-            init = jax.tree.map(lambda x: jnp.asarray(x)[None], init) if leading == {(count,)} else init
-        flat_init = init
-        if init is not None and not isinstance(init, Posterior):
-            leading = {jnp.shape(x)[:2] for x in jax.tree.leaves(init)}
-            if leading != {(num_chains, count)}:
-                raise ValueError(
-                    f"init has structure {jax.tree.map(jnp.shape, init)}: expected positions of the target with "
-                    f"leading axes (num_chains, num_particles) = ({num_chains}, {count}), or a fitted posterior."
-                )
-            flat_init = jax.tree.map(lambda x: jnp.reshape(x, (-1, *jnp.shape(x)[2:])), init)
-        positions, _ = _chain_starts(key, target, layout, None, num_chains * count, flat_init)
-        return positions.reshape(num_chains, count, -1), kernel
-    return _chain_starts(key, target, layout, kernel, num_chains, init)
-
-
-def _chain_starts(
-    key: Key, target: Target, layout: Layout, kernel: Any, num_chains: int, init: Any
-) -> tuple[Array, Any]:
-    if init is None:
-        return jax.vmap(layout.ravel)(target.initial(key, num_chains)), kernel
-    if isinstance(init, Posterior):
-        guide = init.guide
-        if guide is None:
-            raise ValueError(
-                "init is a posterior without a guide: expected the result of pf.fit, or positions with a leading chain "
-                "axis."
-            )
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_chains))
-        positions = jax.vmap(lambda k: layout.ravel(guide.sample_and_log_prob(k)[0]))(keys)
-        covariance = getattr(guide, "covariance", None)
-        with_matrix = getattr(kernel, "with_inverse_mass_matrix", None)
-        adaptation = getattr(kernel, "adaptation", None)
-        if (
-            covariance is not None
-            and with_matrix is not None
-            and adaptation is not None
-            and adaptation.inverse_mass_matrix is None
-        ):
-            matrix = covariance()
-            kernel = with_matrix(matrix if adaptation.dense_mass else jnp.diagonal(matrix))
-    else:
-        leading = {jnp.shape(x)[:1] for x in jax.tree.leaves(init)}
-        if leading != {(num_chains,)} or jax.tree.structure(init) != jax.tree.structure(target.example):  # type: ignore[operator]
-            raise ValueError(
-                f"init has structure {jax.tree.map(jnp.shape, init)}: expected a position of the target with a leading "
-                f"axis of {num_chains} chain(s), such as target.initial(key, num_chains), or a fitted posterior."
-            )
-        positions = jax.vmap(layout.ravel)(init)
-    finite = finite_positions(target, layout, positions)
-    if not bool(jnp.all(finite)):
-        bad = int(jnp.argmin(finite))
-        sites = target.nonfinite_sites(layout.unravel(positions[bad]))
-        raise ValueError(
-            f"The starting position of chain {bad} has a log-density or gradient that is not finite (step 0; sites "
-            f"{sites or 'all finite'}). Expected positions of finite density; leave init=None to have them found."
-        )
-    return positions, kernel
 
 
 def _explain(job: SampleJob, error: NonFiniteError) -> NonFiniteError:

@@ -17,7 +17,7 @@ from ._base import AbstractSampler
 from .engine._mesh import shard_particles
 
 S = TypeVar("S", bound=Any)
-_ALIVE, _FILLING = -1, -2
+_ALIVE, FILLING = -1, -2
 
 
 class EnsembleState(NamedTuple):
@@ -101,7 +101,7 @@ class AbstractEnsemble(AbstractSampler):
         require_bound(self)
         count = position.shape[0]
         beyond = jnp.arange(count) >= self.num_particles
-        failed, zero = jnp.where(beyond, _FILLING, _ALIVE).astype(jnp.int32), jnp.zeros((), jnp.int32)
+        failed, zero = jnp.where(beyond, FILLING, _ALIVE).astype(jnp.int32), jnp.zeros((), jnp.int32)
         return EnsembleState(shard_particles(position), failed, zero, self.prepare(key, position))
 
     def step(self, key: Key, state: EnsembleState, batch: Batch | None = None) -> tuple[EnsembleState, EnsembleInfo]:
@@ -115,7 +115,7 @@ class AbstractEnsemble(AbstractSampler):
 
     def position(self, state: EnsembleState) -> Array:
         """All particles, of shape (n, dim)."""
-        return state.particles
+        return state.particles[: self.num_particles]
 
     def statistics(self, state: EnsembleState, info: EnsembleInfo) -> dict[str, Array]:
         """See `AbstractSampler.statistics`."""
