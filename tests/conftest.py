@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from tiers import mark_slow
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +21,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 # Child processes that tests start read the cache and the import path from the environment.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tier of tests that a table names."""
+    mark_slow(items)
 
 
 @pytest.fixture

@@ -21,3 +21,50 @@ def fast(cases: Iterable[Any], *chosen: Any, several: bool = False) -> list[Any]
 
 def _slow(case: Any, several: bool) -> Any:
     return pytest.param(*(case if several else (case,)), marks=pytest.mark.slow)
+
+
+SLOW = {
+    "test_cli.py::test_program_guide_from_the_file",
+    "test_distributions.py::test_value_and_gradient[GammaGaussianHMM]",
+    "test_distributions.py::test_value_and_gradient[GaussianMRF]",
+    "test_fit_truth.py::test_modes_far_from_the_origin_are_seen[modes1]",
+    "test_flows.py::test_mutants_of_the_recursion_are_caught[without_network]",
+    "test_flows.py::test_path_gradients_vanish_at_the_target[Radial]",
+    "test_flows.py::test_single_pass_is_two_pass[IAF]",
+    "test_flows.py::test_single_pass_is_two_pass[Radial]",
+    "test_flows.py::test_single_pass_is_two_pass_in_float32[RealNVP]",
+    "test_guides.py::test_gradients_are_finite_and_pickles_round_trip[SplineFlow]",
+    "test_handlers.py::test_normalising_flow_with_learnable_weights",
+    "test_laboratory.py::test_fit_chooses_and_says_why",
+    "test_laboratory_guides.py::test_a_flow_is_measured_where_a_fit_would_start_it",
+    "test_layers.py::test_layer[TransformerDecoderLayer]",
+    "test_marginal_plates.py::test_normalize_in_a_plate_is_the_importance_weighted_bound_per_datum[2]",
+    "test_numpyro.py::test_every_kind_of_site[positive_definite]",
+    "test_operations.py::test_operations[linear_algebra-float32]",
+    "test_operations.py::test_operations[special-float32]",
+    "test_price.py::test_nothing_random_is_left_on_a_quadratic[LowRank]",
+    "test_price.py::test_unbiased_on_a_curved_target[Whitened]",
+    "test_pyro.py::test_log_density_and_gradient_equal_the_numpyro_program[eight_schools_noncentered]",
+    "test_pyro.py::test_log_density_and_gradient_equal_the_numpyro_program[gauss_mix]",
+    "test_pyro.py::test_log_density_and_gradient_equal_the_numpyro_program[german_credit]",
+    "test_resume.py::test_k_steps_then_a_new_process[program]",
+    "test_resume.py::test_kill_at_a_random_moment[sample]",
+    "test_simulation.py::test_single_precision",
+    "test_sites.py::test_moments[Beta/MeasureValued]",
+    "test_sites.py::test_moments[Beta/Score]",
+    "test_sites.py::test_moments[Dirichlet/MeasureValued]",
+    "test_sites.py::test_moments[Gamma/MeasureValued]",
+    "test_sites.py::test_mutants_are_caught[Beta/Score-factor]",
+    "test_stein.py::test_score_at_published_draws[lotka_volterra]",
+    "test_twins.py::test_markov_chain_is_enumerated",
+    "test_zoo.py::test_float32_target[hmm]",
+    "test_zoo.py::test_float32_target[pump]",
+}
+"""Tests of over 6 CPU-seconds whose mechanism cheaper ones guard too: `make verify` runs them."""
+
+
+def mark_slow(items: Iterable[pytest.Item]) -> None:
+    """Mark the tests of `SLOW`."""
+    for item in items:
+        if item.nodeid.rsplit("/", 1)[-1] in SLOW:
+            item.add_marker(pytest.mark.slow)
