@@ -1,10 +1,10 @@
 """Constrained targets without a learning rate: coin versions of mirrored Stein samplers against their best rates.
 
 Two densities on the simplex of 20 coordinates: a sparse Dirichlet (0.1 + (90, 5, 5, 0, ...)) and the quadratic
-``exp(-x'Ax / 2e-4)``, A random positive semi-definite with largest entry one. 50 particles from Dirichlet(5), 500
-steps; energy distance to 1,000 draws (exact for the Dirichlet; NUTS, ten chains thinned, for the quadratic). Bounds: no
-particle outside, none lost, and each coin version at most 1.2 times the best of the learning rates 0.1, 0.01, 0.001 of
-RMSprop.
+``exp(-x'Ax / 2e-4)`` of the first 19, A random positive semi-definite with largest entry one. 50 particles from
+Dirichlet(5), 500 steps; energy distance to 1,000 draws (exact for the Dirichlet; NUTS, ten chains thinned, for the
+quadratic). Bounds: no particle outside, none lost, and each coin version at most 1.2 times the best of the learning
+rates 0.1, 0.01, 0.001 of RMSprop.
 
 After Shi, Liu and Mackey, arXiv:2106.12506, section 5.1.
 
@@ -71,9 +71,9 @@ def dirichlet() -> tuple[pf.Target, np.ndarray]:
 
 def quadratic() -> tuple[pf.Target, np.ndarray]:
     """The quadratic and draws by NUTS."""
-    root = np.random.default_rng(4).standard_normal((DIM, DIM))
+    root = np.random.default_rng(4).uniform(-1.0, 1.0, (DIM - 1, DIM - 1))
     matrix = jnp.asarray(root @ root.T / np.abs(root @ root.T).max())
-    target = simplex_target(lambda x: -0.5e4 * x @ matrix @ x)
+    target = simplex_target(lambda x: -0.5e4 * x[:-1] @ matrix @ x[:-1])
     posterior = pf.sample(
         target,
         pf.NUTS(),

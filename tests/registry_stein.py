@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 import pushforward as pf
-from pushforward.samplers.pairs import Median
 
 
 def reference(target: Any) -> Any:
@@ -19,7 +18,9 @@ def reference(target: Any) -> Any:
 
     if target.dim != registry.DIM:
         return target.initial(jax.random.key(3), 50)
-    draws = registry.MEAN + np.random.default_rng(3).standard_normal((400, 3)) @ registry.ROOT.T
+    white = np.random.default_rng(3).standard_normal((400, 3))
+    white = (white - white.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T, bias=True))).T
+    draws = registry.MEAN + white @ registry.ROOT.T
     return {"a": jnp.asarray(draws[:, 0]), "b": jnp.asarray(draws[:, 1:])}
 
 
@@ -38,10 +39,11 @@ STEIN: dict[str, dict[str, Any]] = {
     "CoinKSDD": {"build": lambda: pf.CoinKSDD(50), "num_steps": 800},
     "MMDFlow": {"build": lambda: pf.MMDFlow(reference, 50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
     "BirthDeath": {
-        "build": lambda: pf.BirthDeath(0.05, 1000, bandwidth=Median(scale=0.05)),
+        "build": lambda: pf.BirthDeath(0.05, 500, rate=0.1),
         "num_steps": 200,
         "cloud": (0.8, 1.2),
     },
 }
-for case in STEIN.values():
+for name, case in STEIN.items():
     case.setdefault("cloud", (0.7, 1.05))
+    case["slow"] = name in ("MirroredSVGD", "SVMD", "SVNG", "KSDDescent", "MMDFlow")

@@ -10,6 +10,7 @@ import pytest
 import registry
 import scipy.stats
 from arviz_stats.base import array_stats
+from tiers import fast
 
 import pushforward as pf
 from pushforward.samplers import AbstractEnsemble, Chains
@@ -19,6 +20,12 @@ FAMILY_WISE_ALPHA = 1e-6
 CHAINS = [name for name, case in registry.KERNELS.items() if case.exact or case.covariance]
 CLOUDS = [name for name, case in registry.KERNELS.items() if case.cloud]
 POINTS = [name for name, case in registry.KERNELS.items() if case.point]
+
+
+def tiered(names):
+    """Cases that share their mechanisms with others run in the slow tier."""
+    names = list(names)
+    return fast(names, *[n for n in names if not registry.KERNELS[n].slow])
 
 
 def draws_of(posterior):
@@ -57,7 +64,7 @@ def test_moments_of_a_correlated_gaussian(name, getkey):
     assert posterior.verdict.status == "ok", posterior.verdict.reasons
 
 
-@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("name", tiered(CLOUDS))
 def test_cloud_has_the_moments_of_a_correlated_gaussian(name, getkey):
     """Means within 0.1 sd, correlations within 0.1, variances in the range that the registry states."""
     case = registry.KERNELS[name]
@@ -86,7 +93,7 @@ def test_cloud_finds_the_mode_of_a_correlated_gaussian(name, getkey):
     assert posterior.verdict.status == "ok", posterior.verdict.reasons
 
 
-@pytest.mark.parametrize("name", list(registry.KERNELS))
+@pytest.mark.parametrize("name", tiered(registry.KERNELS))
 def test_same_key_same_bits_and_resumed_bit_for_bit(name, getkey, tmp_path):
     """A run of 30 steps, and one that stops after 12 and goes on from its file."""
     case, key = registry.KERNELS[name], getkey()
@@ -100,7 +107,7 @@ def test_same_key_same_bits_and_resumed_bit_for_bit(name, getkey, tmp_path):
     assert not np.any(draws_of(whole) == draws_of(other))
 
 
-@pytest.mark.parametrize("name", list(registry.KERNELS))
+@pytest.mark.parametrize("name", tiered(registry.KERNELS))
 @pytest.mark.parametrize("double", [False, True])
 def test_structure_and_dtype_never_change(name, double, getkey):
     """State in, state out: same tree, shapes and dtypes, those of the position; eager and compiled steps agree."""
@@ -126,7 +133,7 @@ def check_structure(case, dtype, getkey):
     assert set(kernel.statistics(new, info)) == set(kernel.statistics(state, info))
 
 
-@pytest.mark.parametrize("name", [n for n, case in registry.KERNELS.items() if not case.exact])
+@pytest.mark.parametrize("name", tiered(n for n, case in registry.KERNELS.items() if not case.exact))
 def test_what_is_not_finite_is_isolated_and_named(name, getkey):
     """A wall of NaN in the density: whatever crosses it rests at its last good place, and the verdict names it."""
 

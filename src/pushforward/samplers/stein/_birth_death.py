@@ -32,7 +32,8 @@ class BirthDeath(AbstractEnsemble):
         bandwidth: h of the Gaussian density estimate, in units of the position, or a rule such as
             ``Median(scale=0.1)``; by default that of `RBF`.
 
-    Bias: of order eps, and of the smoothing K: with h not small against the target, thin regions get too much mass.
+    Bias: of order eps, and of the density estimate: a particle alone in the tail sees itself, and dies too often, so
+    that variances come out too small, the more so the larger the rate and the fewer the particles.
     The result is the final cloud: clones are no independent chains. Cost: n gradients and O(n^2 d) per step.
 
     Reference: Lu, Lu and Nolen, Accelerating Langevin sampling with birth-death, arXiv:1905.09863, algorithm 1.
