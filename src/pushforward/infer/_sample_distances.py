@@ -167,8 +167,8 @@ def _compare(
     found = _two_sample(term, kernel, jnp.concatenate([jnp.asarray(x), jnp.asarray(y)]), x.shape[0], key, count)
     value, unbiased, larger = (np.asarray(v) for v in found)
     p_value = None if key is None else float((1 + larger) / (1 + num_permutations))
-    value = max(float(value), 0.0)
-    return Discrepancy(float(np.sqrt(value)) if root else value, float(unbiased), p_value, (x.shape[0], y.shape[0]))
+    distance = max(float(value), 0.0)
+    return Discrepancy(distance**0.5 if root else distance, float(unbiased), p_value, (x.shape[0], y.shape[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 5))
@@ -187,7 +187,11 @@ def _two_sample(
         orders = jax.vmap(lambda k: jax.random.permutation(k, member[:, 0]))(jax.random.split(key, num_permutations))
         member = jnp.concatenate([member, orders.T], axis=1)
     ones = jnp.ones((total, 1), dtype)
-    bandwidth = None if kernel is None else kernel.bandwidth(points, jnp.ones((total,), bool))
+    # Without a kernel, the negative distance, which is zero on the diagonal.
+    bandwidth, own = None, jnp.zeros((), dtype)
+    if kernel is not None:
+        bandwidth = kernel.bandwidth(points, jnp.ones((total,), bool))
+        own = kernel.profile(jnp.zeros((1, 1), dtype), bandwidth).value[0, 0]
     centred = points - jnp.mean(points, axis=0)
     columns = (centred, jnp.concatenate([ones, member], axis=1))
     products = reduce_pairs(term, (kernel, bandwidth), centred, columns)
@@ -196,7 +200,6 @@ def _two_sample(
     xx = jnp.sum(member * within, axis=0)
     xy = jnp.sum(member * degree, axis=0) - xx
     yy = jnp.sum(degree) - 2.0 * xy - xx
-    own = 0.0 if kernel is None else kernel.profile(jnp.zeros((1, 1), dtype), bandwidth).value[0, 0]
     n, m = jnp.asarray(size, dtype), jnp.asarray(total - size, dtype)
     value = xx / n**2 + yy / m**2 - 2.0 * xy / (n * m)
     unbiased = (xx - n * own) / (n * (n - 1.0)) + (yy - m * own) / (m * (m - 1.0)) - 2.0 * xy / (n * m)

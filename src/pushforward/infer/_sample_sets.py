@@ -60,11 +60,7 @@ def points_of(
         if samples.kind == "mcmc" and chains.shape[1] >= 4:
             chains = chains[:, :: _stride(chains)]
         points = chains.reshape(-1, chains.shape[2])
-    elif (
-        target is not None
-        and jax.tree.structure(samples) == jax.tree.structure(target.example)
-        and not hasattr(samples, "ndim")
-    ):
+    elif target is not None and not hasattr(samples, "ndim") and _structured_like(samples, target.example):
         points = np.asarray(jax.vmap(Layout.of(target.example).ravel)(jax.tree.map(jnp.asarray, samples)))
     else:
         points = np.asarray(samples)
@@ -80,6 +76,10 @@ def points_of(
     if max_points is not None and points.shape[0] > max_points:
         points = points[np.linspace(0, points.shape[0] - 1, max_points).round().astype(int)]
     return points
+
+
+def _structured_like(samples: Any, example: Any) -> bool:
+    return bool(jax.tree.structure(samples) == jax.tree.structure(example))  # type: ignore[operator]
 
 
 def _stride(chains: np.ndarray) -> int:

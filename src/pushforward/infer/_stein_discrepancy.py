@@ -67,7 +67,7 @@ def ksd(
     found = _statistics(target, IMQ() if kernel is None else kernel, points, signs)
     value, unbiased, larger = (np.asarray(x) for x in found)
     p_value = None if key is None else float((1 + larger) / (1 + num_bootstrap))
-    return Discrepancy(float(np.sqrt(max(value, 0.0))), float(unbiased), p_value, (points.shape[0],))
+    return Discrepancy(max(float(value), 0.0) ** 0.5, float(unbiased), p_value, (points.shape[0],))
 
 
 @jax.jit

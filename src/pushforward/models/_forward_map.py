@@ -36,7 +36,7 @@ class InverseProblem:
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Log-density of x and the data together, normalised in both."""
-        misfit = _gaussian(self.noise_root, self.data - self.forward(x))
+        misfit = _gaussian(self.noise_root, jnp.asarray(self.data) - self.forward(x))
         return misfit + _gaussian(self.prior_root, x - self.prior_mean)
 
     def from_noise(self, eps: Float[Array, " d"]) -> Float[Array, " d"]:

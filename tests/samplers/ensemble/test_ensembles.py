@@ -74,12 +74,12 @@ def errors(kernel, num_steps, getkey, clouds=8):
 def test_corrected_ensembles_are_right_with_few_particles(getkey, figure):
     """Linear Gaussian posterior, d = 10, n = 14: mean and covariance within 5 %; 50 % off without the correction."""
     for name, kernel in (("ALDI", pf.ALDI(COUNT, step_size=0.1)), ("EKS, corrected", EKS(COUNT, step_size=0.1))):
-        mean, covariance = errors(kernel, 20_000, getkey)
+        mean, covariance = errors(kernel, 10_000, getkey)
         figure(f"{name}: error of the mean in sd, d = 10, n = 14", mean, "<= 0.05")
         figure(f"{name}: relative error of the covariance, d = 10, n = 14", covariance, "<= 0.05")
         assert mean <= 0.05
         assert covariance <= 0.05
-    mean, covariance = errors(EKS(COUNT, step_size=0.1, correction=False), 20_000, getkey)
+    mean, covariance = errors(EKS(COUNT, step_size=0.1, correction=False), 3_000, getkey)
     figure("EKS, uncorrected: relative error of the covariance, d = 10, n = 14", covariance, ">= 0.5")
     assert covariance >= 0.5
 

@@ -129,7 +129,7 @@ class CBO(AbstractEnsemble):
         value, alive = logdensities(target, layout, x, alive, batch, jacobian=self.jacobian)
         logits = jnp.where(alive, value, -jnp.inf).astype(dtype)
         if self.inverse_temperature is None:
-            power = largest_power(logits, self.ess_fraction.astype(dtype), 1.0 / jnp.finfo(dtype).eps)
+            power = largest_power(logits, self.ess_fraction.astype(dtype), 1.0 / float(jnp.finfo(dtype).eps))
         else:
             power = self.inverse_temperature.astype(dtype)
         finite = jnp.isfinite(logits)
