@@ -62,9 +62,9 @@ class ControlVariate(AbstractGradientEstimate):
             centre, full = _climb(density, origin, self.num_steps)
             where = "the origin of unconstrained space, from where the climb to a mode starts"
         else:
-            structure = jax.tree.structure(density.target.example)  # type: ignore[operator]
+            structure = jax.tree.structure(density.target.example)
             shapes = [np.shape(x) for x in jax.tree.leaves(self.around)]
-            if jax.tree.structure(self.around) != structure or shapes != list(layout.shapes):  # type: ignore[operator]
+            if jax.tree.structure(self.around) != structure or shapes != list(layout.shapes):
                 raise ValueError(
                     f"ControlVariate(around=...) has structure {jax.tree.map(np.shape, self.around)}: expected a "
                     f"position of the target, with sites {layout.names} of shapes {layout.shapes}, or a posterior of "

@@ -25,7 +25,8 @@ class PSGLDMemory(NamedTuple):
     """Of the squared gradient."""
     slope: Float[Array, " d"]
     """Of the derivative of the squared gradient in its own coordinate; zero unless it is asked for."""
-    count: Int[Array, ""]
+    seen: Int[Array, ""]
+    """Whether there was a gradient yet: 0 or 1."""
 
 
 class PSGLD(AbstractStochasticGradientSampler):
@@ -98,7 +99,7 @@ class PSGLD(AbstractStochasticGradientSampler):
             gradient = score(x)
             slope = jnp.zeros_like(x)
         # Nothing is remembered at the first step, which therefore takes its own gradient.
-        first = dynamics.count == 0
+        first = dynamics.seen == 0
         square = jnp.where(first, gradient**2, dynamics.square)
         root = jnp.sqrt(square)
         scale = 1.0 / (floor + root)
