@@ -51,7 +51,7 @@ KERNELS = {
     "CoinSVGD": KernelCase(lambda: pf.CoinSVGD(50), cloud=(0.7, 1.05), num_steps=2000),
     "ALDI": KernelCase(lambda: pf.ALDI(20), cloud=(0.9, 1.1), num_steps=2000),
     "CBO": KernelCase(lambda: pf.CBO(100), point=True, num_steps=1000),
-    "CBS": KernelCase(lambda: pf.CBS(200), cloud=(0.9, 1.1), num_steps=1000),
+    "CBS": KernelCase(lambda: pf.CBS(200), cloud=(0.9, 1.1), num_steps=1000, slow=True),
     "SMC": KernelCase(lambda: pf.SMC(1500), cloud=(0.8, 1.2), num_steps=50),
     **{name: KernelCase(**case) for name, case in SGMCMC.items()},
     **{name: KernelCase(**case) for name, case in STEIN.items()},

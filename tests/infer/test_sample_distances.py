@@ -113,6 +113,7 @@ def test_sliced_wasserstein_of_shifts_and_of_unequal_sets(getkey):
     assert pf.sliced_wasserstein(x, x, key=getkey()) == 0
 
 
+@pytest.mark.slow
 def test_posteriors_of_a_target(getkey):
     """Correlated draws of a right chain are thinned and pass; those of a step far too long do not."""
     target = registry.gaussian_target()

@@ -103,7 +103,7 @@ def test_correction_is_needed_and_enough_with_few_particles(getkey):
             assert own * 7 / 6 < 0.75
 
 
-@pytest.mark.parametrize("build", [lambda: pf.ALDI(8), lambda: CBS(30)])
+@pytest.mark.parametrize("build", [lambda: pf.ALDI(8), pytest.param(lambda: CBS(30), marks=pytest.mark.slow)])
 def test_a_change_of_coordinates_changes_nothing(build, getkey):
     """Path by path under scalings and lower-triangular maps: 20 steps, to rounding."""
     matrix = jnp.asarray([[1e-3, 0.0, 0.0], [5.0, 20.0, 0.0], [-300.0, 40.0, 1e3]])

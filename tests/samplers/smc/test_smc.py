@@ -64,6 +64,7 @@ def test_evidence_is_unbiased(resampling):
     assert ratio.std() / np.sqrt(ratio.size) < 0.02
 
 
+@pytest.mark.slow
 def test_what_is_adapted_biases_little():
     """Of order 1 / n: with 40 particles at most 3 %."""
     ratio, _ = estimates(True)
@@ -108,6 +109,7 @@ def test_evidence_of_two_modes_in_ten_dimensions(getkey, figure):
     assert posterior.verdict.status == "ok", posterior.verdict.reasons
 
 
+@pytest.mark.slow
 def test_start_from_prior_guide_and_number_give_the_same_evidence(getkey):
     """And the prior is normalised: all three within five standard errors of the closed form."""
     target = pf.from_numpyro(conjugate, jnp.asarray(DATA))
@@ -140,6 +142,7 @@ def test_constrained_sites_with_an_enumerated_one(getkey):
     assert scipy.stats.kstest(draws[:, 0], scipy.stats.gamma(3, scale=0.5).cdf).pvalue > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", [pf.NUTS(step_size=0.5, max_tree_depth=4), pf.ALDI(400, step_size=0.05)])
 def test_other_samplers_move_too(move, getkey):
     posterior = pf.sample(registry.gaussian_target(), SMC(400, move=move), key=getkey(), num_steps=40, progress=False)
