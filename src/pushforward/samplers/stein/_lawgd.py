@@ -27,10 +27,10 @@ _DEPTH = 50.0
 class Spectrum(NamedTuple):
     """Eigenfunctions of the Langevin generator on a grid, the constant one left out."""
 
-    values: Float[Array, " k"]
-    functions: Float[Array, "k *grid"]
+    values: Float[Array, " k"] | np.ndarray
+    functions: Float[Array, "k *grid"] | np.ndarray
     """Orthonormal in L^2 of the target."""
-    slopes: Float[Array, "d k *grid"]
+    slopes: Float[Array, "d k *grid"] | np.ndarray
 
 
 class AbstractLAWGD(AbstractParticleFlow):

@@ -200,7 +200,8 @@ def dual_logdensity(
     total = jnp.zeros((), dual.dtype)
     for part in mirror.simplices:
         log_values = mirror.log_simplex(part, dual)
-        small = jnp.exp(jnp.maximum(log_values, jnp.log(jnp.finfo(dual.dtype).tiny)))
+        # Well above the smallest number, which exp and log do not return to each other.
+        small = jnp.exp(jnp.maximum(log_values, jnp.log(jnp.finfo(dual.dtype).tiny) + 2.0))
         values[part.name] = small.reshape(values[part.name].shape)
         total = total + jnp.sum(log_values)
     for name, log_det in evaluation.log_dets.items():

@@ -82,7 +82,7 @@ class MMDFlow(AbstractParticleFlow):
         reference = self.reference(target) if callable(self.reference) else self.reference
         shapes = jax.tree.map(lambda x: jnp.shape(x)[1:], reference)
         if (
-            jax.tree.structure(reference) != jax.tree.structure(example)
+            jax.tree.structure(reference) != jax.tree.structure(example)  # type: ignore[operator]
             or shapes != jax.tree.map(jnp.shape, example)
             or len({jnp.shape(x)[:1] for x in jax.tree.leaves(reference)}) != 1
         ):
