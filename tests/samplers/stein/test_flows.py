@@ -66,6 +66,7 @@ def test_no_square_matrix_of_the_dimension_in_ksd_descent(getkey):
     assert "37,37]" not in program
 
 
+@pytest.mark.slow
 def test_particles_on_an_axis_of_symmetry_stay_there_and_annealing_spreads_them(getkey):
     """Two modes; all particles start half-way. The descent's known failure, and the remedy its docstring names."""
 
@@ -94,15 +95,21 @@ def test_mmd_flow_follows_the_gradient_of_the_discrepancy(getkey):
         own = jnp.mean(jax.vmap(lambda a: jax.vmap(lambda b: imq(a, b))(x))(x))
         return 0.5 * own - jnp.mean(jax.vmap(lambda a: jax.vmap(lambda b: imq(a, b))(draws))(x))
 
-    at = kernel.evaluate(x, jnp.ones(7, bool), None)
-    found = kernel.direction(getkey(), x, at, jnp.asarray(0), (), None)[0]
-    np.testing.assert_allclose(found, -7 * jax.grad(half_squared)(x), rtol=1e-9, atol=1e-12)
     noisy = pf.MMDFlow(draws, 7, kernel=IMQ(1.7), noise=1.0, noise_steps=10).bind(target, 0)
-    for step, same in ((5, False), (10, True), (11, True)):
-        other = noisy.direction(getkey(), x, at, jnp.asarray(step), (), None)[0]
-        assert bool(jnp.allclose(other, found)) == same
+
+    @jax.jit
+    def directions(key):
+        at = kernel.evaluate(x, jnp.ones(7, bool), None)
+        others = jax.vmap(lambda step: noisy.direction(key, x, at, step, (), None)[0])(jnp.asarray([5, 10, 11]))
+        return kernel.direction(key, x, at, jnp.asarray(0), (), None)[0], -7 * jax.grad(half_squared)(x), others
+
+    found, exact, others = directions(getkey())
+    np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-12)
+    # Half-way there is noise, at its end and after it there is none.
+    assert [bool(jnp.allclose(other, found)) for other in others] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_mmd_flow_compresses_draws(getkey):
     """Twenty particles for 2,000 draws: mean and covariance far nearer than those of 20 of the draws."""
     root = jnp.asarray([[1.0, 0.0], [1.5, 0.5]])
@@ -119,11 +126,10 @@ def test_mmd_flow_compresses_draws(getkey):
 def test_births_and_deaths_have_their_probabilities(getkey):
     """Each event alone: z-tests of 12 frequencies over 20,000 keys at a family-wise rate of 1e-6."""
     excess = jnp.asarray([0.5, -0.8, 0.0, 1.5, -0.1, 0.3])
+    keys = jax.random.split(getkey(), 20_000)
+    jumps = jax.jit(lambda alone: jax.vmap(lambda k: _jumps(k, alone, jnp.ones(6, bool)))(keys))
     for i in range(6):
-        alone = jnp.where(jnp.arange(6) == i, excess, 0.0)
-        source, births, deaths = jax.jit(jax.vmap(lambda k: _jumps(k, alone, jnp.ones(6, bool))))(  # noqa: B023
-            jax.random.split(getkey(), 20_000)
-        )
+        source, births, deaths = jumps(jnp.where(jnp.arange(6) == i, excess, 0.0))
         rate = 1.0 - np.exp(-abs(float(excess[i])))
         for count, expected in ((births, rate * (excess[i] < 0)), (deaths, rate * (excess[i] > 0))):
             sd = np.sqrt(expected * (1 - expected) / 20_000)
@@ -141,9 +147,8 @@ def test_births_and_deaths_have_their_probabilities(getkey):
 
 def test_the_dead_neither_bear_nor_are_copied(getkey):
     alive = jnp.asarray([True, False, True, True, False])
-    source, _, _ = jax.vmap(lambda k: _jumps(k, jnp.asarray([9.0, -9.0, -9.0, 9.0, 9.0]), alive))(
-        jax.random.split(getkey(), 200)
-    )
+    excess = jnp.asarray([9.0, -9.0, -9.0, 9.0, 9.0])
+    source, _, _ = jax.jit(jax.vmap(lambda k: _jumps(k, excess, alive)))(jax.random.split(getkey(), 200))
     source = np.asarray(source)
     assert (source[:, [1, 4]] == [1, 4]).all()
     assert np.isin(source[:, [0, 2, 3]], [0, 2, 3]).all()

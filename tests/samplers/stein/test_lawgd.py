@@ -36,7 +36,7 @@ def test_spectrum_in_two_dimensions():
     np.testing.assert_allclose(spectrum.values, [0.25, 0.5, 0.75, 1.0, 1.0, 1.25], rtol=0.02)
 
 
-@pytest.mark.parametrize("build", [LAWGD, CoinLAWGD])
+@pytest.mark.parametrize("build", [pytest.param(LAWGD, marks=pytest.mark.slow), CoinLAWGD])
 def test_weights_of_two_modes_in_one_dimension(build, getkey):
     """Mean and variance of a mixture with weights 0.7 and 0.3; all particles start in the lighter mode."""
 

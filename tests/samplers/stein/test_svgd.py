@@ -38,7 +38,7 @@ def trajectory(kernel, target, start, num_steps, key):
 
         return jax.lax.scan(step, kernel.init(key, start), jax.random.split(key, num_steps))[1]
 
-    return np.asarray(run(start))
+    return run(start)
 
 
 def coin_loop(score, x0, num_steps):
@@ -77,7 +77,7 @@ def test_coin_trajectories_equal_an_independent_loop(getkey, figure):
         return np.array([-x[0] + 2.0 * x[0] * slope, -slope])
 
     kernel = pf.CoinSVGD(8, kernel=RBF(Median(diagonal=True, num_points=None)))
-    found = trajectory(kernel, banana(), jnp.asarray(start), 150, getkey())
+    found = np.asarray(trajectory(kernel, banana(), jnp.asarray(start), 150, getkey()))
     exact = coin_loop(score, start, 150)
     difference = float(np.max(np.abs(found - exact)))
     figure("CoinSVGD trajectories against an independent loop", difference, "at most 1e-9")
@@ -89,7 +89,7 @@ class Scaled(AbstractSteinKernel):
     """All directions, attraction and repulsion, times a factor."""
 
     inner: RBF
-    factor: float
+    factor: jax.Array | float
 
     def fit(self, points, alive):
         return self.inner.fit(points, alive)
@@ -104,14 +104,16 @@ class Scaled(AbstractSteinKernel):
 def test_scaling_all_directions_changes_no_coin_trajectory(getkey, figure):
     """Bit for bit with powers of two; to rounding with powers of ten."""
     start, key = 0.1 * jax.random.normal(getkey(), (20, 2)), getkey()
-    plain = trajectory(pf.CoinSVGD(20, kernel=Scaled(RBF(), 1.0)), gaussian(), start, 200, key)
-    worst = 0.0
-    for factor, tolerance in ((2.0**20, 0.0), (2.0**-20, 0.0), (1e6, 1e-9), (1e-6, 1e-9)):
-        scaled = trajectory(pf.CoinSVGD(20, kernel=Scaled(RBF(), factor)), gaussian(), start, 200, key)
-        difference = float(np.max(np.abs(scaled - plain)))
-        assert difference <= tolerance, factor
-        worst = max(worst, difference)
+
+    def scaled(factor):
+        return trajectory(pf.CoinSVGD(20, kernel=Scaled(RBF(), factor)), gaussian(), start, 200, key)
+
+    paths = np.asarray(jax.vmap(scaled)(jnp.asarray([1.0, 2.0**20, 2.0**-20, 1e6, 1e-6])))
+    difference = np.max(np.abs(paths[1:] - paths[0]), axis=(1, 2, 3))
+    assert (difference[:2] == 0.0).all()
+    worst = float(difference.max())
     figure("CoinSVGD with all directions times 1e6 and 1e-6: change of the trajectory", worst, "at most 1e-9")
+    assert worst <= 1e-9
 
 
 @pytest.mark.parametrize("build", [pf.SVGD, pf.CoinSVGD])
@@ -145,7 +147,7 @@ def test_a_step_evaluates_exactly_one_gradient_per_particle(build, getkey, figur
     assert counts["gradient"] == 21
 
 
-@pytest.mark.parametrize(("count", "least"), [(10, 0.70), (50, 0.88)])
+@pytest.mark.parametrize(("count", "least"), [(10, 0.70), pytest.param(50, 0.88, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("annealed", [False, True])
 def test_variance_on_a_standard_normal(count, least, annealed, getkey, figure):
     annealing = Annealing(600, num_cycles=3) if annealed else None
@@ -182,7 +184,7 @@ def test_random_batches_settle_near_the_plain_flow(getkey):
     """Groups of 10 of 100 particles, falling learning rate."""
     schedule = optax.exponential_decay(0.5, 60, 0.7)
     kernel = pf.SVGD(100, optimizer=optax.sgd(schedule), random_batch=10)
-    found = trajectory(kernel, gaussian(), jax.random.normal(getkey(), (100, 2)), 800, getkey())[-1]
+    found = np.asarray(trajectory(kernel, gaussian(), jax.random.normal(getkey(), (100, 2)), 800, getkey())[-1])
     np.testing.assert_allclose(found.mean(0), MEAN, atol=0.1)
     ratio = np.cov(found.T) / np.linalg.inv(PRECISION)
     assert 0.75 < ratio[0, 0] < 1.2, ratio
