@@ -64,6 +64,7 @@ class SMC(AbstractEnsemble):
         start: what is normalised at t = 0: None for the prior of the program (a plain density, or a program with an
             improper site, has none: a Gaussian of standard deviation 3 around zero on unconstrained space), a fitted
             guide or the result of `fit`, or another standard deviation. ``pf.sample(init=posterior)`` gives it too.
+            Positions given as ``init`` must be draws of the start.
         ess_fraction: temperatures are as far apart as leaves the weights this effective fraction of the particles.
         temperatures: a fixed increasing sequence that ends in 1, instead.
         resampling: "systematic", "stratified", "residual" or "multinomial".
