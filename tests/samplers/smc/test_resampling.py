@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from pushforward.samplers._tempering import largest_power
 from pushforward.samplers.smc import effective_sample_size, resample
-from pushforward.samplers.smc._tempering import largest_power
 
 SCHEMES = ["systematic", "stratified", "residual", "multinomial"]
 WEIGHTS = np.array([0.05, 0.3, 0.0, 0.15, 0.02, 0.28, 0.2])

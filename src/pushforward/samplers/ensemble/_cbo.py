@@ -14,7 +14,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._ensemble import AbstractEnsemble, EnsembleInfo, EnsembleState, particle_normals, require_bound
-from ..smc._tempering import largest_power
+from .._tempering import largest_power
 from ..stein._svgd import check_population
 from ._moments import logdensities, moments, softmax_weights, uniform_weights
 

@@ -13,8 +13,8 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._ensemble import AbstractEnsemble, EnsembleState, bound, particle_normals, require_bound
+from .._tempering import largest_power
 from ..pairs._distance import product
-from ..smc._tempering import largest_power
 from ..stein._svgd import check_population
 from ._langevin import check_exceeds_dim, check_step_size
 from ._moments import logdensities, lower_root, moments, softmax_weights

@@ -24,8 +24,8 @@ from .._ensemble import (
     particle_normals,
     require_bound,
 )
+from .._tempering import largest_power
 from ..pairs._distance import product
-from ..smc._tempering import largest_power
 from ..stein._svgd import DEFAULT_PARTICLES, check_population
 from ._langevin import AbstractLangevinEnsemble, check_exceeds_dim, check_step_size, cloud_moments
 from ._moments import Moments, uniform_weights

@@ -15,13 +15,13 @@ from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._base import AbstractSampler
 from .._ensemble import AbstractEnsemble, EnsembleInfo, EnsembleState, bound, particle_keys, require_bound
+from .._tempering import effective_sample_size, largest_power
 from ..ensemble._moments import logdensities, lower_root, moments, softmax_weights, uniform_weights
 from ..stein._svgd import check_population
 from ._leapfrog import Leapfrog
 from ._resampling import Scheme, check_scheme, resample
 from ._start import resolve_start
 from ._tempered import Tempered
-from ._tempering import effective_sample_size, largest_power
 
 _SMALLEST_SCALE = 1e-4
 _RATE = 1.0
