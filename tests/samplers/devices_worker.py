@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Collectives of forced devices wait in threads: with one thread per core of a small machine they can wait for ever.
+os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -11,6 +11,8 @@ import re
 import sys
 
 PROCESSES = int(sys.argv[2]) if len(sys.argv) > 1 else 1
+# Collectives of forced devices wait in threads: with one thread per core of a small machine they can wait for ever.
+os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // PROCESSES} --xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
