@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -46,10 +47,10 @@ def ring_reduce(
 
     def on_device(parameters: PyTree, rows: PyTree, columns: PyTree, weight: Array, total: PyTree) -> PyTree:
         def chunk(index: Array, total: PyTree) -> PyTree:
-            def turn(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], None]:
-                total, visiting = carry
-                total = local(parameters, rows, *visiting, total)
-                return (total, jax.lax.ppermute(visiting, PARTICLES, neighbours)), None
+            def turn(carry: tuple[PyTree, Any], _: None) -> tuple[tuple[PyTree, Any], None]:
+                total, (block, weights) = carry
+                total = local(parameters, rows, block, weights, total)
+                return (total, jax.lax.ppermute((block, weights), PARTICLES, neighbours)), None
 
             own = column_block(columns, weight, index, size)
             return jax.lax.scan(turn, (total, own), length=shards)[0][0]
