@@ -37,7 +37,7 @@ STEIN: dict[str, dict[str, Any]] = {
     "SVNG": {"build": lambda: pf.SVNG(identity, 50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
     "KSDDescent": {"build": lambda: pf.KSDDescent(50, optimizer=optax.adagrad(0.5)), "num_steps": 800},
     "CoinKSDD": {"build": lambda: pf.CoinKSDD(50), "num_steps": 800},
-    "MMDFlow": {"build": lambda: pf.MMDFlow(reference, 50, optimizer=optax.adagrad(0.5)), "num_steps": 400},
+    "MMDFlow": {"build": lambda: pf.MMDFlow(reference, 50, optimizer=optax.adagrad(0.5)), "num_steps": 1500},
     "BirthDeath": {
         "build": lambda: pf.BirthDeath(0.05, 500, rate=0.1),
         "num_steps": 200,

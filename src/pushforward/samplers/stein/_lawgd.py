@@ -75,7 +75,7 @@ class AbstractLAWGD(AbstractParticleFlow):
         low, high = (jnp.asarray(x, particles.dtype) for x in (self.lower, self.upper))
         places = list(((particles - low) / (high - low) * (self.num_grid - 1)).T)
 
-        def read(table: Array) -> Array:
+        def read(table: Any) -> Array:
             return map_coordinates(table, places, order=1, mode="nearest")
 
         values = jax.vmap(read)(self.spectrum.functions)
