@@ -67,7 +67,14 @@ def whole(model: pf.Target, kernel, num_chains: int) -> float:
     start = {"weights": jnp.zeros((num_chains, D), "float32")}
     began = time.perf_counter()
     pf.sample(
-        model, kernel, key=jax.random.key(4), num_steps=5000, thin=500, num_chains=num_chains, init=start, progress=False
+        model,
+        kernel,
+        key=jax.random.key(4),
+        num_steps=5000,
+        thin=500,
+        num_chains=num_chains,
+        init=start,
+        progress=False,
     )
     return time.perf_counter() - began
 

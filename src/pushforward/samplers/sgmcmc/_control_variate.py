@@ -64,7 +64,7 @@ class ControlVariate(AbstractGradientEstimate):
         else:
             structure = jax.tree.structure(density.target.example)
             shapes = [np.shape(x) for x in jax.tree.leaves(self.around)]
-            if jax.tree.structure(self.around) != structure or shapes != list(layout.shapes):
+            if jax.tree.structure(self.around) != structure or shapes != list(layout.shapes):  # type: ignore[operator]
                 raise ValueError(
                     f"ControlVariate(around=...) has structure {jax.tree.map(np.shape, self.around)}: expected a "
                     f"position of the target, with sites {layout.names} of shapes {layout.shapes}, or a posterior of "
