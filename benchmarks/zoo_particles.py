@@ -126,6 +126,9 @@ steps) run in coordinates whitened by a Gaussian fit and start at its draws; `AL
 many of warm-up) and `SMC` (4,000 particles, 5 moves per temperature) run on the target as it is. A reference of 10,000
 draws is itself known to 0.01 in the mean and 1 % in the standard deviation, 4,000 draws of `SMC` to 0.02 and 2 %.
 
+`ALDI` starts at random points. On regressions with raw covariates these lie many thousand standard deviations off, and
+its cloud had not arrived when the steps ran out: start it at a fit there (``init=``).
+
 """
 
 
