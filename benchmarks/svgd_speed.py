@@ -75,9 +75,7 @@ def blackjax_step(start: jax.Array) -> float | None:
         from blackjax.vi.svgd import rbf_kernel, update_median_heuristic
     except ImportError:
         return None
-    algorithm = blackjax.svgd(
-        jax.grad(logdensity), optax.adagrad(0.1), rbf_kernel, update_median_heuristic
-    )
+    algorithm = blackjax.svgd(jax.grad(logdensity), optax.adagrad(0.1), rbf_kernel, update_median_heuristic)
     state = algorithm.init(start, {"length_scale": 1.0})
     return seconds_per_step(jax.jit(algorithm.step), state, 3)
 

@@ -313,11 +313,7 @@ class Target(eqx.Module):
         )
 
     def minibatch(self, key: Key) -> dict[str, Array]:
-        """Draw ``{plate: indices}``, for every plate that declares a ``subsample_size``.
-
-        Distinct indices, each equally likely; see `draw_subset` for how, and for why the cost does not grow with the
-        plate.
-        """
+        """Draw ``{plate: distinct indices}``, each equally likely, for plates that declare a ``subsample_size``."""
         plates = sorted((p for p in self.program.plates if p.subsample_size is not None), key=lambda p: p.name)
         return {
             p.name: draw_subset(jax.random.fold_in(key, i), p.size, p.subsample_size)
