@@ -15,10 +15,6 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
-if hasattr(os, "sched_setaffinity"):
-    # Before JAX makes its thread pool: one thread for everybody.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
 import jax
 import jax.numpy as jnp
 import numpyro
@@ -93,7 +89,9 @@ def numpyro_step(start: jax.Array) -> float:
 
 
 def main(sizes: list[int] | None = None) -> list[Row]:
-    """Measure and print."""
+    """Measure and print. The process is bound to one core, before JAX makes its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rows = []
     for count in sizes or [int(n) for n in sys.argv[1:]] or [1000, 4096]:
         start = jax.random.normal(jax.random.key(1), (count, DIM), jnp.float32)

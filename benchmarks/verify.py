@@ -19,6 +19,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import jax
+import verify_particles
 import verify_vi
 from sections import Section
 
@@ -167,6 +168,7 @@ SECTIONS = {
     "pyro": pyro_section,
     "import": import_section,
     **verify_vi.SECTIONS,
+    **verify_particles.SECTIONS,
 }
 
 
