@@ -7,6 +7,7 @@ from ._base import AbstractRadialKernel as AbstractRadialKernel
 from ._base import AbstractSteinKernel as AbstractSteinKernel
 from ._base import Profile as Profile
 from ._force import stein_force as stein_force
+from ._fused import fused_force as fused_force
 from ._graphical import Graphical as Graphical
 from ._matrix_valued import MatrixValued as MatrixValued
 from ._radial import IMQ as IMQ
