@@ -24,6 +24,15 @@ def _slow(case: Any, several: bool) -> Any:
 
 
 SLOW = {
+    "test_cli.py::test_installed_command_in_double_precision",
+    "test_kernels.py::test_cloud_has_the_moments_of_a_correlated_gaussian[CoinKSDD]",
+    "test_kernels.py::test_cloud_has_the_moments_of_a_correlated_gaussian[CoinSVMD]",
+    "test_ensembles.py::test_a_change_of_coordinates_changes_nothing[<lambda>0]",
+    "test_ensembles.py::test_consensus_finds_the_best_of_many_modes",
+    "test_mirror.py::test_moments_of_a_program_with_every_kind_of_support[CoinSVMD]",
+    "test_pairs.py::test_reductions_and_their_derivatives_equal_dense_ones[4096-_gauss-sum]",
+    "test_pairs.py::test_reductions_and_their_derivatives_equal_dense_ones[4096-_logits-logsumexp]",
+    "test_sample_distances.py::test_ksd_equals_brute_force[kernel1]",
     "test_cli.py::test_program_guide_from_the_file",
     "test_distributions.py::test_value_and_gradient[GammaGaussianHMM]",
     "test_distributions.py::test_value_and_gradient[GaussianMRF]",
@@ -66,5 +75,5 @@ SLOW = {
 def mark_slow(items: Iterable[pytest.Item]) -> None:
     """Mark the tests of `SLOW`."""
     for item in items:
-        if item.nodeid.rsplit("/", 1)[-1] in SLOW:
+        if f"{item.path.name}::{item.name}" in SLOW:
             item.add_marker(pytest.mark.slow)
