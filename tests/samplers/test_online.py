@@ -60,6 +60,24 @@ def test_chains_that_disagree_have_a_large_online_r_hat(getkey):
     assert float(posterior.data["online"]["x"].sel(statistic="r_hat")) > 3.0
 
 
+def test_chains_put_aside_are_in_no_figure(getkey):
+    """Chain 2 runs into a wall of NaN: mean and sd are those of the three others, which one far chain would move."""
+
+    def logdensity(x):
+        return jnp.where(x > 30.0, jnp.nan, jnp.where(x > 20.0, 1e6 * x, -0.5 * x**2))
+
+    target = pf.from_logdensity(logdensity, jnp.zeros(()))
+    start = {"key": getkey(), "num_chains": 4, "init": jnp.asarray([0.0, 1.0, 25.0, -1.0]), "progress": False}
+    every = pf.sample(target, pf.SGLD(0.1), num_steps=300, **start)
+    few = pf.sample(target, pf.SGLD(0.1), num_steps=300, max_draws=16, **start)
+    online = few.data["online"]
+    assert "covariance" not in online
+    draws = every.data["posterior"]["x"]
+    assert draws.sizes["chain"] == 3
+    np.testing.assert_allclose(online["x"].sel(statistic="mean"), draws.mean(), rtol=1e-10)
+    np.testing.assert_allclose(online["x"].sel(statistic="sd"), draws.std(ddof=1), rtol=1e-10)
+
+
 def test_a_resumed_run_gives_the_same_figures(getkey, tmp_path):
     target = pf.from_numpyro(model)
     common = {**settings(getkey), "max_draws": 16}

@@ -38,7 +38,10 @@ def check_isolated(attrs: Mapping[Any, Any]) -> list[Finding]:
         return []
     record = json.loads(attrs["isolated"])
     entries = record["entries"]
-    named = ", ".join(f"{record['what']} {_name(index)} at step {step}" for index, step in entries[:_NAMED])
+    several = any(index[0] for index, _ in entries)
+    named = ", ".join(
+        f"{record['what']} {_name(index, several=several)} at step {step}" for index, step in entries[:_NAMED]
+    )
     more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
     return [
         Finding(
@@ -54,5 +57,5 @@ def _isolated(failed_step: np.ndarray) -> dict[tuple[int, ...], int]:
     return {tuple(int(i) for i in index): int(failed_step[tuple(index)]) for index in np.argwhere(failed_step >= 0)}
 
 
-def _name(index: list[int]) -> str:
-    return str(index[-1]) if len(index) == 1 or index[0] == 0 else f"{index[-1]} of cloud {index[0]}"
+def _name(index: list[int], *, several: bool) -> str:
+    return f"{index[-1]} of cloud {index[0]}" if len(index) > 1 and several else str(index[-1])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ..models import Target
 from ..models._layout import Layout
 from ..samplers import AbstractEnsemble, Chains
-from ..samplers.engine import Online, OnlineState, figures
+from ..samplers.engine import Online, OnlineState, figures, without_chains
 from ._tree import Labels, host_array
 
 if TYPE_CHECKING:
@@ -58,17 +58,20 @@ def kept_records(state: OnlineState) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(x)[:count], state.thinned.draws)
 
 
-def online_dataset(target: Target, state: OnlineState) -> xr.Dataset:
+def online_dataset(chains: Chains, target: Target, state: OnlineState) -> xr.Dataset:
     """The group ``online``: mean, sd, effective sample size and R-hat of every scalar over all steps of all chains.
 
     Variables have the sites' names and dims after a dim ``statistic``; ``covariance`` has dims (scalar, scalar_1).
+    Chains and particles that were put aside are left out; there is no ``covariance`` then, because it is summed over
+    all of them as the run goes.
     """
     import xarray as xr
 
-    found = jax.tree.map(np.asarray, figures(state.moments))
+    kept = _sound(chains, state)
+    found = jax.tree.map(np.asarray, figures(without_chains(state.moments, jnp.asarray(kept))))
     values = jax.eval_shape(target.constrain, target.example)
     labels = Labels(target, list(values))
-    sd = np.sqrt(np.diagonal(found.covariance))
+    sd = np.sqrt(found.variance)
     table = dict(zip(STATISTICS, (found.mean, sd, found.ess, found.r_hat), strict=True))
     variables: dict[str, Any] = {}
     names: list[str] = []
@@ -83,9 +86,21 @@ def online_dataset(target: Target, state: OnlineState) -> xr.Dataset:
         variables[site.replace("/", ".")] = (("statistic", *dims), host_array(stacked))
         names += [f"{site}[{','.join(map(str, i))}]" if shape else site for i in np.ndindex(*shape)]
         start += size
-    variables["covariance"] = (("scalar", "scalar_1"), found.covariance)
-    coords = {"statistic": list(STATISTICS), "scalar": names, "scalar_1": names, **labels.coords(sizes)}
+    coords: dict[str, Any] = {"statistic": list(STATISTICS), **labels.coords(sizes)}
+    if len(kept) == state.moments.mean.shape[0]:
+        variables["covariance"] = (("scalar", "scalar_1"), found.covariance)
+        coords |= {"scalar": names, "scalar_1": names}
     return xr.Dataset(variables, coords=coords, attrs={"num_steps": int(found.steps)})
+
+
+def _sound(chains: Chains, state: OnlineState) -> np.ndarray:
+    """Rows of the moments whose chain, or particle, was never put aside."""
+    count = state.moments.mean.shape[0]
+    if isinstance(chains.sampler, AbstractEnsemble):
+        failed = np.asarray(chains.inner(state.inner).failed_step)[:, : chains.sampler.num_particles].ravel()
+    else:
+        failed = np.asarray(state.inner.failed_step) if chains.sampler.isolates else np.full(count, -1)
+    return np.flatnonzero(failed < 0)
 
 
 def _ravel(values: dict[str, Array]) -> Array:

@@ -165,7 +165,7 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
     result = result._replace(state=to_host(result.state))
     if isinstance(kernel, Online):
         posterior = _posterior(job, kept_records(result.state), result.state.inner, how)
-        posterior.data["online"] = online_dataset(job.target, result.state)
+        posterior.data["online"] = online_dataset(job.chains, job.target, result.state)
         return posterior
     return _posterior(job, result.records, result.state, how)
 

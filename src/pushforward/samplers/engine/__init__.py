@@ -13,6 +13,7 @@ from ._mesh import shard_particles as shard_particles
 from ._online import Online as Online
 from ._online import OnlineState as OnlineState
 from ._online import figures as figures
+from ._online import without_chains as without_chains
 from ._pairs import reduce_pairs as reduce_pairs
 from ._progress import Progress as Progress
 from ._run import NonFiniteError as NonFiniteError

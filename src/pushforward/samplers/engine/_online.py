@@ -123,11 +123,25 @@ class Figures(NamedTuple):
     steps: Int[Array, ""]
     """Steps seen, of every chain."""
     mean: Float[Array, " d"]
+    variance: Float[Array, " d"]
     covariance: Float[Array, "d d"]
     ess: Float[Array, " d"]
     """Effective sample size of the mean, all chains together, from batch means."""
     r_hat: Float[Array, " d"]
     """Split R-hat of the chains' halves; NaN before the halves are complete."""
+
+
+def without_chains(moments: Moments, kept: Int[Array, " kept"]) -> Moments:
+    """The moments of some of the chains. Products are sums over all of them, and become NaN where one is left out."""
+    if len(kept) == moments.mean.shape[0]:
+        return moments
+    return moments._replace(
+        mean=moments.mean[kept],
+        squares=moments.squares[kept],
+        products=jnp.full_like(moments.products, jnp.nan),
+        batches=moments.batches[:, kept],
+        current=moments.current[kept],
+    )
 
 
 def figures(moments: Moments) -> Figures:
@@ -145,7 +159,7 @@ def figures(moments: Moments) -> Figures:
     between = moments.mean - mean
     total = chains * count
     covariance = (moments.products + count * between.T @ between) / jnp.maximum(total - 1.0, 1.0)
-    variance = jnp.diagonal(covariance)
+    variance = (jnp.sum(moments.squares, axis=0) + count * jnp.sum(between**2, axis=0)) / jnp.maximum(total - 1.0, 1.0)
     used = (jnp.arange(_BATCHES) < moments.filled)[:, None, None]
     filled, length = moments.filled.astype(count.dtype), moments.length.astype(count.dtype)
     centre = jnp.sum(jnp.where(used, moments.batches, 0.0), axis=0) / jnp.maximum(filled, 1.0)
@@ -153,7 +167,7 @@ def figures(moments: Moments) -> Figures:
     # Variance of a batch mean, pooled over chains; independent draws would have variance / length.
     of_batches = scatter / jnp.maximum(chains * (filled - 1.0), 1.0)
     ess = total * jnp.where(of_batches > 0, variance / (length * jnp.where(of_batches > 0, of_batches, 1.0)), jnp.nan)
-    return Figures(moments.steps, mean, covariance, ess, _split_r_hat(moments, count))
+    return Figures(moments.steps, mean, variance, covariance, ess, _split_r_hat(moments, count))
 
 
 def _split_r_hat(moments: Moments, count: Float[Array, ""]) -> Float[Array, " d"]:
