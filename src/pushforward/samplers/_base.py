@@ -124,7 +124,8 @@ class Chains(AbstractKernel):
         if not self.sampler.isolates:
             return new, info
         good = jax.vmap(_finite)(jax.vmap(self.sampler.health)(new, info)) & (state.failed_step < 0)
-        new = jax.tree.map(lambda a, b: jnp.where(jnp.reshape(good, (-1,) + (1,) * (a.ndim - 1)), a, b), new, inner)
+        # Counters go on: a chain at rest must not be due at every step for what is done now and then, for all.
+        new = jax.tree.map(lambda a, b: _where(good, a, b) if eqx.is_inexact_array(a) else a, new, inner)
         failed = jnp.where((state.failed_step < 0) & ~good, state.step, state.failed_step)
         return ChainsState(new, failed, state.step + 1), info
 
@@ -156,6 +157,10 @@ class Chains(AbstractKernel):
 
     def _keys(self, key: Key) -> Array:
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.num_chains))
+
+
+def _where(good: Array, a: Array, b: Array) -> Array:
+    return jnp.where(jnp.reshape(good, (-1,) + (1,) * (a.ndim - 1)), a, b)
 
 
 def _finite(tree: PyTree) -> Array:

@@ -132,12 +132,33 @@ def test_anchor_moves_once_per_period_for_all_chains_at_once(getkey):
 
 
 @pytest.mark.parametrize(
+    "build", [lambda: pf.CyclicalSGLD(1.0, cycle_length=40), lambda: pf.SGLD(1.0, gradient=pf.SVRG(4))]
+)
+def test_a_chain_at_rest_is_not_due_at_every_step(build, getkey):
+    """One chain is lost at the first step, where cycles open and anchors are new: its counters go on with the others'.
+
+    Were it due for ever, all chains would explore, or look at all data, at each of their steps.
+    """
+    target = pf.from_logdensity(lambda x: jnp.where(x < 5.0, -0.1 * x**2, jnp.nan), jnp.zeros(()))
+    chains = Chains(build().bind(target, 0), 2)
+    state = chains.init(getkey(), jnp.asarray([[0.0], [6.0]]))
+    step = jax.jit(lambda k, s: chains.step(k, s)[0])
+    for _ in range(3):
+        state = step(getkey(), state)
+    np.testing.assert_array_equal(state.failed_step, [-1, 0])
+    assert state.inner.position[1, 0] == 6.0
+    for counter in (x for x in jax.tree.leaves(state.inner) if jnp.issubdtype(x.dtype, jnp.integer)):
+        assert counter[0] == counter[1] == 3
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: pf.ControlVariate(num_steps=0), "num_steps=0"),
         (lambda: pf.SVRG(0), "period=0"),
         (lambda: pf.SGHMC(0.1, friction=1.5), "friction=1.5"),
         (lambda: pf.SGHMC(0.1, noise=-1.0), "noise=-1.0"),
+        (lambda: pf.SGHMC(0.1, noise=100.0), "beyond the temperature"),
         (lambda: pf.SGHMC(-0.1), "step_size=-0.1"),
         (lambda: pf.BAOAB(0.1, friction=0.0), "friction=0.0"),
         (lambda: pf.SGNHT(0.1, adaptation=0.0), "adaptation=0.0"),

@@ -21,7 +21,7 @@ from ._base import (
     temperature_of,
 )
 from ._gradients import AbstractGradientEstimate, as_gradient
-from ._schedule import MOMENTUM_ADVICE, AbstractSchedule, as_schedule
+from ._schedule import MOMENTUM_ADVICE, AbstractSchedule, Constant, as_schedule
 
 FRICTION_ADVICE = "the share of the momentum lost per step, 0.1 is usual"
 
@@ -35,7 +35,7 @@ class SGHMC(AbstractStochasticGradientSampler):
         step_size: eps, positive, or a schedule; in units of the position.
         friction: a, the friction per unit of time times eps: the share of the momentum that a step loses.
         noise: V, a guess of the variance per coordinate of the gradient estimate (full-data scale); that much less
-            noise is added. 0 adds all of it.
+            noise is added, none where a schedule makes ``eps^2 V`` exceed ``2 a T``. 0 adds all of it.
         temperature: T; 1 draws from the posterior.
         gradient: how the gradient is estimated; by default on the minibatch alone.
 
@@ -69,6 +69,14 @@ class SGHMC(AbstractStochasticGradientSampler):
         self.noise = check_positive("SGHMC", "noise", noise, zero=True, advice="0 where it is not known")
         self.temperature = check_temperature("SGHMC", temperature)
         self.gradient = as_gradient("SGHMC", gradient)
+        if isinstance(self.step_size, Constant):
+            taken, room = float(self.step_size.value) ** 2 * noise, 2.0 * friction * temperature
+            if taken > room > 0:
+                raise ValueError(
+                    f"SGHMC(step_size={step_size}, friction={friction}, noise={noise}): the gradient noise alone heats "
+                    f"the momenta beyond the temperature. Expected step_size^2 noise = {taken:.3g} at most 2 friction "
+                    f"temperature = {room:.3g}: a smaller step size, more friction, or larger minibatches."
+                )
         self.target, self.layout = None, None
 
     def start(self, key: Key, x: Float[Array, " d"]) -> Float[Array, " d"]:
