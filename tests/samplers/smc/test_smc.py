@@ -142,6 +142,30 @@ def test_constrained_sites_with_an_enumerated_one(getkey):
     assert scipy.stats.kstest(draws[:, 0], scipy.stats.gamma(3, scale=0.5).cdf).pvalue > 1e-6
 
 
+def test_prior_that_the_program_scales_stays_normalised():
+    """Draws of the prior know nothing of `handlers.scale`, nor does the density that they start from."""
+
+    def model():
+        with numpyro.handlers.scale(scale=3.0):
+            numpyro.sample("x", dist.Normal(1.0, 2.0))
+        numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.4)
+
+    start = SMC(10).bind(pf.from_numpyro(model), 0).start
+    np.testing.assert_allclose(start.log_prob(jnp.asarray([0.3])), scipy.stats.norm(1.0, 2.0).logpdf(0.3))
+
+
+@pytest.mark.slow
+def test_ensembles_as_moves_do_not_see_who_does_not_count(getkey):
+    kernel = SMC(8, move=pf.ALDI(8)).bind(registry.gaussian_target(), 0)
+    x, alive, key, one = jax.random.normal(getkey(), (8, 3)), jnp.arange(8) != 7, getkey(), jnp.ones(())
+    moves = jax.jit(lambda x: kernel._moves(key, kernel.kernel.target.at(one, *_round(3), one), x, alive, one)[0])
+    np.testing.assert_allclose(moves(x.at[7].set(9.0))[:7], moves(x)[:7], rtol=1e-12)
+
+
+def _round(dim):
+    return jnp.zeros(dim), jnp.eye(dim)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("move", [pf.NUTS(step_size=0.5, max_tree_depth=4), pf.ALDI(400, step_size=0.05)])
 def test_other_samplers_move_too(move, getkey):
@@ -188,6 +212,8 @@ def test_clouds_do_not_wait_for_each_other(getkey):
         (lambda: SMC(1), "num_particles=1"),
         (lambda: SMC(10, move=pf.SVGD(10)), "leaves the tempered density invariant"),
         (lambda: SMC(10, move=pf.NUTS()), "fixed step size"),
+        (lambda: SMC(10, move=pf.ALDI(20)), "Expected as many of them, pf.ALDI\\(10\\)"),
+        (lambda: SMC(10, move=pf.EntropyMCMC(0.1)), "another density by design"),
         (lambda: SMC(10, num_moves=0), "num_moves=0"),
         (lambda: SMC(10, ess_fraction=1.5), "ess_fraction=1.5"),
         (lambda: SMC(10, temperatures=[0.5, 0.4, 1.0]), "increasing sequence"),
@@ -195,6 +221,7 @@ def test_clouds_do_not_wait_for_each_other(getkey):
         (lambda: SMC(10, resampling="sorted"), "resampling='sorted'"),
         (lambda: SMC(10, start="prior").bind(registry.gaussian_target(), 0), "start='prior'"),
         (lambda: SMC(10, start=pf.Delta(two_modes())).bind(two_modes(), 0), "point mass"),
+        (lambda: SMC(10, start=pf.MeanField(two_modes())).bind(registry.gaussian_target(), 0), "those of the target"),
     ],
 )
 def test_bad_settings_are_refused(build, message):

@@ -19,13 +19,14 @@ def resample(
 ) -> Int[Array, " n"]:
     """The parent of every slot, so that particle j has ``m w_j`` children in expectation, m the number of slots.
 
-    All schemes are unbiased. The variance of the children's sum never exceeds that of "multinomial"; "systematic" is
-    the usual choice and the cheapest, "stratified" and "residual" have guarantees of lower variance that it lacks.
+    All schemes are unbiased. "stratified" and "residual" never have more variance than "multinomial", whatever is
+    averaged; "systematic", the usual choice and the cheapest, has the least variance of the counts themselves but can
+    have more of an average over particles whose order goes with their values.
 
     Args:
         scheme: "systematic" (one uniform number for all), "stratified" (one per slot), "residual" (whole parts of
             ``m w_j`` for certain, the rest at random) or "multinomial".
-        key: a key; slot i uses ``fold_in(key, i)``.
+        key: a key; slot i uses ``fold_in(key, i)``, but for "systematic", which draws once.
         weights: non-negative, not all zero; they need not sum to one.
         alive: slots that take part; the others are their own parents and nobody else's. None for all.
 

@@ -14,9 +14,11 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._base import AbstractSampler
-from .._ensemble import AbstractEnsemble, EnsembleInfo, EnsembleState, bound, particle_keys, require_bound
+from .._ensemble import FILLING, AbstractEnsemble, EnsembleInfo, EnsembleState, bound, particle_keys, require_bound
 from .._tempering import effective_sample_size, largest_power
+from ..ensemble._cbs import CBS
 from ..ensemble._moments import logdensities, lower_root, moments, softmax_weights, uniform_weights
+from ..sgmcmc import CyclicalSGLD, EntropyMCMC, StructuredSGLD
 from ..stein._svgd import check_population
 from ._leapfrog import Leapfrog
 from ._resampling import Scheme, check_scheme, resample
@@ -28,6 +30,8 @@ _RATE = 1.0
 """How much the logarithm of the scale changes per unit of acceptance off its aim, at every move."""
 _DENSE_LIMIT = 200
 """Dimensions up to which moves see the cloud's correlations; beyond, its standard deviations."""
+_OTHER_LAWS = (CBS, CyclicalSGLD, EntropyMCMC, StructuredSGLD)
+"""What leaves another law than the target's invariant, at any step size."""
 
 
 class SMCMemory(NamedTuple):
@@ -57,9 +61,8 @@ class SMC(AbstractEnsemble):
         num_particles: at least 2; also the number of draws in the end.
         move: any Markov kernel of the library with a fixed step size, as it would be chosen for a standard Gaussian:
             it acts in coordinates in which the cloud is round, and the scale of its moves is lowered where it rejects
-            too much. By default Hamiltonian trajectories of 8 leapfrog steps, a quarter of a
-            period. An unadjusted one (`SGLD`) brings
-            its own bias.
+            too much. By default Hamiltonian trajectories of 8 leapfrog steps, a quarter of a period. An unadjusted one
+            (`SGLD`) brings its own bias. An ensemble (`ALDI`) has as many particles as this.
         num_moves: moves per temperature.
         start: what is normalised at t = 0: None for the prior of the program (a plain density, or a program with an
             improper site, has none: a Gaussian of standard deviation 3 around zero on unconstrained space), a fitted
@@ -110,7 +113,7 @@ class SMC(AbstractEnsemble):
         target_accept: float = 0.8,
     ) -> None:
         self.num_particles = check_population("SMC", num_particles)
-        self.kernel = _check_move(move)
+        self.kernel = _check_move(move, num_particles)
         if num_moves < 1:
             raise ValueError(f"SMC(num_moves={num_moves}): expected at least 1; 3 is usual.")
         for name, value in (("ess_fraction", ess_fraction), ("target_accept", target_accept)):
@@ -276,8 +279,10 @@ class SMC(AbstractEnsemble):
             z = seen.inverse(particles)
             key_init, key_step = jax.random.split(key)
             if isinstance(kernel, AbstractEnsemble):
-                state, info = kernel.step(key_step, kernel.init(key_init, z))
-                new, accepted = state.particles, None
+                whole = kernel.init(key_init, z)
+                # Who does not count here counts nowhere.
+                whole = whole._replace(failed_step=jnp.where(alive, whole.failed_step, FILLING))
+                new, accepted = kernel.step(key_step, whole)[0].particles, None
             else:
                 start = jax.vmap(kernel.init)(particle_keys(key_init, z.shape[0]), z)
                 states, infos = jax.vmap(kernel.step)(particle_keys(key_step, z.shape[0]), start)
@@ -296,18 +301,26 @@ class SMC(AbstractEnsemble):
         return moved, scale, rates[-1]
 
 
-def _check_move(move: AbstractSampler | None) -> AbstractSampler:
-    """A Markov kernel with a step size of its own.
+def _check_move(move: AbstractSampler | None, num_particles: int) -> AbstractSampler:
+    """A Markov kernel with a step size of its own; an ensemble must be one of all particles.
 
     Raises:
         ValueError: if it is none.
     """
     if move is None:
         return Leapfrog(np.pi / 16, 8)
-    if not isinstance(move, AbstractSampler) or (isinstance(move, AbstractEnsemble) and not move.ergodic):
+    flow = isinstance(move, AbstractEnsemble) and not move.ergodic
+    if not isinstance(move, AbstractSampler) or flow or isinstance(move, _OTHER_LAWS):
         raise ValueError(
             f"SMC(move={type(move).__name__}): expected a Markov kernel that leaves the tempered density invariant, "
-            "such as pf.HMC(step_size=0.2, num_leapfrog=8) or pf.NUTS(step_size=0.5); a flow of particles does not."
+            "such as pf.HMC(step_size=0.2, num_leapfrog=8) or pf.NUTS(step_size=0.5). A flow of particles does not, "
+            "nor does a sampler that draws from another density by design."
+        )
+    if isinstance(move, AbstractEnsemble) and move.num_particles != num_particles:
+        name = type(move).__name__
+        raise ValueError(
+            f"SMC(num_particles={num_particles}, move=pf.{name}({move.num_particles})): the move acts on all particles "
+            f"at once. Expected as many of them, pf.{name}({num_particles})."
         )
     adaptation = getattr(move, "adaptation", None)
     if adaptation is not None and adaptation.step_size is None:

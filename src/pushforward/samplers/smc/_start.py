@@ -88,8 +88,8 @@ class Prior(AbstractStart):
         evaluation = self.target.program.evaluate(position)
         total = jnp.zeros((), x.dtype)
         for site in self.target.program.latents:
-            term = evaluation.terms[site.name]
-            total = total + jnp.sum(term.log_prob * term.scale)
+            # Without the program's scales (`handlers.scale`): draws know nothing of them.
+            total = total + jnp.sum(evaluation.terms[site.name].log_prob)
         for log_det in evaluation.log_dets.values():
             total = total + log_det
         return total
@@ -115,6 +115,12 @@ def resolve_start(start: Any, target: Target) -> AbstractStart:
         if not guide.has_density:
             raise ValueError(
                 f"start={type(guide).__name__} is a point mass: expected a distribution, such as a fitted pf.FullRank."
+            )
+        drawn = jax.eval_shape(lambda k: guide.sample_and_log_prob(k)[0], jax.random.key(0))
+        if jax.tree.map(jnp.shape, drawn) != jax.tree.map(jnp.shape, target.example):
+            raise ValueError(
+                f"start={type(guide).__name__} draws positions of shapes {jax.tree.map(jnp.shape, drawn)}: expected "
+                f"those of the target, {jax.tree.map(jnp.shape, target.example)}, from a guide fitted to it."
             )
         return Guided(guide, layout)
     if isinstance(start, int | float | np.number) and not isinstance(start, bool) and start > 0:
