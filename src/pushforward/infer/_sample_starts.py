@@ -43,7 +43,7 @@ def starting_positions(
                     f"leading axes (num_chains, num_particles) = ({num_chains}, {count}), or a fitted posterior."
                 )
             flat_init = jax.tree.map(lambda x: jnp.reshape(x, (-1, *jnp.shape(x)[2:])), init)
-        positions, _ = _chain_starts(key, target, layout, None, num_chains * count, flat_init)
+        positions, _ = _chain_starts(key, target, layout, kernel, num_chains * count, flat_init)
         return positions.reshape(num_chains, count, -1), kernel
     return _chain_starts(key, target, layout, kernel, num_chains, init)
 
@@ -51,8 +51,11 @@ def starting_positions(
 def _chain_starts(
     key: Key, target: Target, layout: Layout, kernel: Any, num_chains: int, init: Any
 ) -> tuple[Array, Any]:
+    what, gradient = "chain", True
+    if isinstance(kernel, AbstractEnsemble):
+        what, gradient = "particle", kernel.differentiates
     if init is None:
-        return jax.vmap(layout.ravel)(target.initial(key, num_chains)), kernel
+        return jax.vmap(layout.ravel)(target.initial(key, num_chains, gradient=gradient)), kernel
     if isinstance(init, Posterior):
         guide = init.guide
         if guide is None:
@@ -81,12 +84,12 @@ def _chain_starts(
                 f"axis of {num_chains} chain(s), such as target.initial(key, num_chains), or a fitted posterior."
             )
         positions = jax.vmap(layout.ravel)(init)
-    finite = finite_positions(target, layout, positions)
+    finite = finite_positions(target, layout, positions, gradient=gradient)
     if not bool(jnp.all(finite)):
         bad = int(jnp.argmin(finite))
         sites = target.nonfinite_sites(layout.unravel(positions[bad]))
         raise ValueError(
-            f"The starting position of chain {bad} has a log-density or gradient that is not finite (step 0; sites "
+            f"The starting position of {what} {bad} has a log-density or gradient that is not finite (step 0; sites "
             f"{sites or 'all finite'}). Expected positions of finite density; leave init=None to have them found."
         )
     return positions, kernel

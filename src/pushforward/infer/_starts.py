@@ -171,10 +171,12 @@ def _ravel_all(layout: Layout, positions: Any) -> Float[Array, "n dim"]:
     return jax.vmap(layout.ravel)(positions)
 
 
-@jax.jit
-def finite_positions(target: Target, layout: Layout, flat: Float[Array, "n dim"]) -> Bool[Array, " n"]:
-    """Which flat positions have finite density and gradient."""
-    return jax.vmap(lambda x: target.is_finite(layout.unravel(x)))(flat)
+@functools.partial(jax.jit, static_argnames="gradient")
+def finite_positions(
+    target: Target, layout: Layout, flat: Float[Array, "n dim"], *, gradient: bool = True
+) -> Bool[Array, " n"]:
+    """Which flat positions have finite density and, if it matters, gradient."""
+    return jax.vmap(lambda x: target.is_finite(layout.unravel(x), gradient=gradient))(flat)
 
 
 def _prior_points(key: Key, target: Target, layout: Layout, count: int) -> Array | None:

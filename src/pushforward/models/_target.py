@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -258,12 +259,13 @@ class Target(eqx.Module):
 
     # -- random draws ------------------------------------------------------------------------------------------------
 
-    def initial(self, key: Key, num: int | None = None) -> Position:
+    def initial(self, key: Key, num: int | None = None, *, gradient: bool = True) -> Position:
         """Draw starting positions of finite log-density and gradient: uniform on (-2, 2) per unconstrained coordinate.
 
         Args:
             key: a key.
             num: None for one position, else the leaves get a leading axis of this length.
+            gradient: False for densities without gradient, of which only the value need be finite.
 
         Raises:
             ValueError: naming the sites whose log-probability is not finite, when no such position is found.
@@ -272,12 +274,13 @@ class Target(eqx.Module):
             return self.example
         count = 1 if num is None else num
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-        chosen, good = _draw_in_box(self, keys, 2.0)
+        chosen, good = _draw_in_box(self, keys, 2.0, gradient)
         for round_ in range(1, _INITIAL_ATTEMPTS):
             if bool(jnp.all(good)):
                 break
             radius = 2.0 * 10.0 ** (-2.0 * round_ / (_INITIAL_ATTEMPTS - 1))
-            fresh, fine = _draw_in_box(self, jax.vmap(lambda k, r=round_: jax.random.fold_in(k, r))(keys), radius)
+            again = jax.vmap(lambda k, r=round_: jax.random.fold_in(k, r))(keys)
+            fresh, fine = _draw_in_box(self, again, radius, gradient)
             use = fine & ~good
             chosen = jax.tree.map(
                 lambda a, b, u=use: jnp.where(u.reshape(u.shape + (1,) * (a.ndim - 1)), b, a), chosen, fresh
@@ -288,10 +291,10 @@ class Target(eqx.Module):
             raise ValueError(self._no_initial_position(jax.tree.map(lambda x: x[worst], chosen)))
         return jax.tree.map(lambda x: x[0], chosen) if num is None else chosen
 
-    def is_finite(self, position: Position) -> Array:
-        """Whether log-density and gradient are finite at a position. Traceable."""
-        value, gradient = jax.value_and_grad(self.logdensity)(position)
-        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((value, gradient))]))
+    def is_finite(self, position: Position, *, gradient: bool = True) -> Array:
+        """Whether log-density and, if it matters, gradient are finite at a position. Traceable."""
+        found = jax.value_and_grad(self.logdensity)(position) if gradient else self.logdensity(position)
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found)]))
 
     def nonfinite_sites(self, position: Position, batch: Batch | None = None) -> dict[str, float]:
         """Sites whose log-probability is not finite at a position, with the value found."""
@@ -379,8 +382,8 @@ def _traced_site_log_probs(target: Target, position: Position, batch: Batch | No
     return target.site_log_probs(position, batch)
 
 
-@jax.jit
-def _draw_in_box(target: Target, keys: Key, radius: float) -> tuple[Position, Array]:
+@functools.partial(jax.jit, static_argnums=3)
+def _draw_in_box(target: Target, keys: Key, radius: float, gradient: bool) -> tuple[Position, Array]:
     """Uniform positions in a box, one per key, and whether density and gradient are finite there."""
     leaves, treedef = jax.tree.flatten(target.example)
 
@@ -390,7 +393,7 @@ def _draw_in_box(target: Target, keys: Key, radius: float) -> tuple[Position, Ar
         return jax.tree.unflatten(treedef, [x * jnp.asarray(radius, x.dtype) for x in drawn])
 
     positions = jax.vmap(draw)(keys)
-    return positions, jax.vmap(target.is_finite)(positions)
+    return positions, jax.vmap(lambda x: target.is_finite(x, gradient=gradient))(positions)
 
 
 def _depth(site: Site) -> int:

@@ -62,6 +62,8 @@ class AbstractEnsemble(AbstractSampler):
     """Whether the particles are draws at every step (Langevin systems), not only at the end (flows)."""
     optimizes: ClassVar[bool] = False
     """Whether the cloud looks for a point, which `estimate` gives, instead of for a distribution."""
+    differentiates: ClassVar[bool] = True
+    """Whether gradients are looked at, which must then be finite where particles start."""
 
     @abc.abstractmethod
     def prepare(self, key: Key, particles: Float[Array, "n d"]) -> Any:

@@ -151,6 +151,29 @@ def test_consensus_finds_the_best_of_many_modes(getkey):
     np.testing.assert_allclose(found.draws("x"), 2.0, atol=1e-4)
 
 
+@pytest.mark.parametrize("build", [lambda: CBO(20), lambda: CBS(20)])
+def test_black_boxes_will_do(build, getkey):
+    """A density on the host that nothing can differentiate."""
+
+    def density(x):
+        shape = jax.ShapeDtypeStruct((), x.dtype)
+        return jax.pure_callback(lambda v: np.asarray(-0.5 * np.sum(v**2)), shape, x, vmap_method="sequential")
+
+    target = pf.from_logdensity(density, jnp.zeros(2))
+    posterior = pf.sample(target, build(), key=getkey(), num_steps=5, progress=False)
+    assert np.isfinite(posterior.draws("x")).all()
+
+
+@pytest.mark.parametrize("build", [lambda: CBO(20), lambda: CBS(20)])
+def test_a_cloud_of_density_zero_is_not_drawn_to_the_origin(build, getkey):
+    target = pf.from_logdensity(lambda x: jnp.where(jnp.sum(x**2) < 1.0, 0.0, -jnp.inf), jnp.zeros(2))
+    kernel = build().bind(target, 0)
+    start = 5.0 + jax.random.normal(getkey(), (20, 2))
+    state = jax.jit(lambda k, x: kernel.step(k, kernel.init(k, x))[0])(getkey(), start)
+    np.testing.assert_array_equal(state.particles, start)
+    assert (state.failed_step == 0).all()
+
+
 def jax_positive():
     from numpyro.distributions import constraints
 
@@ -200,6 +223,8 @@ def test_a_forward_map_is_a_density_to_every_other_sampler(getkey):
         (lambda: EKI(10, final_time=0.0), "final_time=0.0"),
         (lambda: CBO(10, noise=2.0), "would not contract"),
         (lambda: CBO(10, exploration="far"), "exploration='far'"),
+        (lambda: CBO(10, exploration="isotropic").bind(registry.gaussian_target(), 0), "of 3 unconstrained dimensions"),
+        (lambda: CBO(10, inverse_temperature=-1.0), "inverse_temperature=-1.0"),
         (lambda: CBS(10, ess_fraction=0.0), "ess_fraction=0.0"),
     ],
 )

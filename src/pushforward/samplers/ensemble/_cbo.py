@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Batch, Key
-from .._ensemble import AbstractEnsemble, EnsembleInfo, EnsembleState, particle_normals, require_bound
+from .._ensemble import AbstractEnsemble, EnsembleInfo, EnsembleState, bound, particle_normals, require_bound
 from .._tempering import largest_power
 from ..stein._svgd import check_population
 from ._moments import logdensities, moments, softmax_weights, uniform_weights
@@ -60,6 +60,7 @@ class CBO(AbstractEnsemble):
     """
 
     optimizes: ClassVar[bool] = True
+    differentiates: ClassVar[bool] = False
     num_particles: int = eqx.field(static=True)
     ess_fraction: Array
     inverse_temperature: Array | None
@@ -96,6 +97,8 @@ class CBO(AbstractEnsemble):
                 f"CBO(noise={noise}, drift={drift}, step_size={step_size}): the cloud would not contract. Expected "
                 f"0 <= noise^2 < 2 drift - drift^2 step_size = {2 * drift - drift**2 * step_size:.3g}."
             )
+        if inverse_temperature is not None and not inverse_temperature > 0:
+            raise ValueError(f"CBO(inverse_temperature={inverse_temperature}): expected a positive number, or None.")
         if exploration not in get_args(Exploration):
             raise ValueError(f"CBO(exploration={exploration!r}): expected one of {list(get_args(Exploration))}.")
         default = jnp.result_type(float)
@@ -106,9 +109,26 @@ class CBO(AbstractEnsemble):
         self.exploration, self.jacobian = exploration, jacobian
         self.target, self.layout = None, None
 
+    def bind(self, target: Target, num_warmup: int) -> Self:
+        """See `AbstractSampler.bind`.
+
+        Raises:
+            ValueError: if isotropic noise would drive the cloud apart in this dimension.
+        """
+        step, drift, noise = (float(v) for v in (self.step_size, self.drift, self.noise))
+        limit = (2 * drift - drift**2 * step) / target.dim
+        if self.exploration == "isotropic" and not noise**2 < limit:
+            raise ValueError(
+                f"CBO(noise={noise:.3g}, exploration='isotropic') for a target of {target.dim} unconstrained "
+                "dimensions: the cloud would not contract. Expected noise^2 < (2 drift - drift^2 step_size) / dim = "
+                f"{limit:.3g}, or exploration='cloud', whose noise does not grow with the dimension."
+            )
+        return bound(self, target)
+
     def prepare(self, key: Key, particles: Float[Array, "n d"]) -> CBOMemory:
         """See `AbstractEnsemble.prepare`."""
-        weights = jnp.full(particles.shape[:1], 1.0 / particles.shape[0], particles.dtype)
+        # Without the copies that fill up the last device.
+        weights = uniform_weights(jnp.arange(particles.shape[0]) < self.num_particles, particles.dtype)
         cloud = moments(particles, weights)
         spread = jnp.sqrt(jnp.sum(weights[:, None] * cloud.deviations**2))
         return CBOMemory(cloud.mean, spread, spread)
@@ -152,7 +172,9 @@ class CBO(AbstractEnsemble):
             "inverse_temperature": power,
             "best_lp": jnp.max(logits),
         }
-        return moved, CBOMemory(consensus, spread, state.memory.first_spread), alive, statistics
+        # Density zero everywhere: there is nothing to agree on.
+        sound = alive & jnp.any(finite)
+        return moved, CBOMemory(consensus, spread, state.memory.first_spread), sound, statistics
 
     def done(self, state: EnsembleState) -> Array:
         """See `AbstractKernel.done`."""

@@ -41,6 +41,7 @@ class CBS(AbstractEnsemble):
     """
 
     ergodic: ClassVar[bool] = True
+    differentiates: ClassVar[bool] = False
     num_particles: int = eqx.field(static=True)
     step_size: Array
     ess_fraction: Array
@@ -99,7 +100,9 @@ class CBS(AbstractEnsemble):
         keep = jnp.exp(-self.step_size.astype(dtype))
         noise = product(particle_normals(key, x), lower_root(covariance).T)
         moved = cloud.mean + keep * (x - cloud.mean) + jnp.sqrt((1.0 - keep**2) * (1.0 + power)) * noise
-        return moved, (), alive, {"inverse_temperature": power, "ess": 1.0 / jnp.maximum(1.0 - lost, 1e-30)}
+        # Density zero everywhere: there is nothing to draw from.
+        sound = alive & jnp.any(finite)
+        return moved, (), sound, {"inverse_temperature": power, "ess": 1.0 / jnp.maximum(1.0 - lost, 1e-30)}
 
     def summary(self, records: PyTree) -> dict[str, str]:
         """Effective sample size of the weights, of the last step shown."""

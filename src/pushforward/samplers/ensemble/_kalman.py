@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -51,6 +51,7 @@ class EKS(AbstractLangevinEnsemble):
     Kalman sampler, arXiv:1903.08866; with the correction: arXiv:1912.02859.
     """
 
+    differentiates: ClassVar[bool] = False
     num_particles: int = eqx.field(static=True)
     step_size: Array
     correction: bool = eqx.field(static=True)
@@ -125,6 +126,7 @@ class EKI(AbstractEnsemble):
     the effective sample size: De Simon, Iglesias, Jones and Wood, arXiv:1812.02033 (in spirit).
     """
 
+    differentiates: ClassVar[bool] = False
     num_particles: int = eqx.field(static=True)
     final_time: float = eqx.field(static=True)
     ess_fraction: Array
