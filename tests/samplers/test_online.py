@@ -41,6 +41,9 @@ def test_online_figures_equal_those_of_all_draws(getkey):
         assert figure.dims == ("statistic", *dims)
         np.testing.assert_allclose(figure.sel(statistic="mean"), draws.mean(("chain", "draw")), rtol=1e-10)
         np.testing.assert_allclose(figure.sel(statistic="sd"), draws.std(("chain", "draw"), ddof=1), rtol=1e-10)
+        for row, at in (("5%", 0.05), ("50%", 0.5), ("95%", 0.95)):
+            of_kept = np.quantile(few.data["posterior"][name], at, axis=(0, 1))
+            np.testing.assert_allclose(figure.sel(statistic=row), of_kept)
         values = draws.values.reshape(4, 6000, -1)
         for j in range(values.shape[2]):
             ess = array_stats.ess(values[..., j], method="mean")
@@ -58,6 +61,38 @@ def test_chains_that_disagree_have_a_large_online_r_hat(getkey):
         target, pf.SGLD(0.3), key=getkey(), num_steps=640, num_chains=4, init=start, max_draws=64, progress=False
     )
     assert float(posterior.data["online"]["x"].sel(statistic="r_hat")) > 3.0
+    assert posterior.verdict.status == "doubtful"
+    assert any("R-hat of x" in reason for reason in posterior.verdict.reasons)
+
+
+def test_the_verdict_goes_by_all_steps(getkey):
+    """Sixteen draws of each chain say nothing, its 6,400 steps enough; steps that are too small are seen as such.
+
+    An autoregression of coefficient 1 - eps: one effective draw in three steps, and one in 4,000.
+    """
+    target = pf.from_logdensity(lambda x: -0.5 * x**2, jnp.zeros(()))
+    common = {"num_steps": 6400, "num_chains": 4, "num_warmup": 100, "init": jnp.zeros(4), "progress": False}
+    good = pf.sample(target, pf.SGLD(0.5), key=getkey(), max_draws=16, **common).verdict
+    assert good.status == "ok", good.reasons
+    assert good.details["ess_mean_min"] == pytest.approx(25_600 / 3, rel=0.4)
+    assert good.details["num_steps"] == 6400
+    assert any("too few for intervals" in reason for reason in good.reasons)
+    slow = pf.sample(target, pf.SGLD(0.0005), key=getkey(), max_draws=16, **common).verdict
+    assert slow.status == "doubtful"
+    assert any("mean effective sample size of x" in reason for reason in slow.reasons), slow.reasons
+
+
+def test_kept_draws_show_what_means_do_not(getkey):
+    """A chain as far as the others in the mean but wider: the ranks of the kept draws show it."""
+    target = pf.from_logdensity(lambda x: -0.5 * x**2, jnp.zeros(()))
+    common = {"num_steps": 6400, "num_chains": 4, "init": jnp.zeros(4), "progress": False}
+    posterior = pf.sample(target, pf.SGLD(0.5), key=getkey(), max_draws=400, **common)
+    assert posterior.verdict.status == "ok", posterior.verdict.reasons
+    draws = posterior.data["unconstrained_posterior"]["position"]
+    widened = draws.values * np.asarray([[5.0], [1.0], [1.0], [1.0]])
+    posterior.data["unconstrained_posterior"]["position"] = draws.copy(data=widened)
+    assert any("R-hat of position" in reason for reason in posterior.diagnose().reasons)
+    assert posterior.verdict.details["rhat_max"] < 1.01 < posterior.verdict.details["rhat_kept_max"]
 
 
 def test_chains_put_aside_are_in_no_figure(getkey):

@@ -10,6 +10,7 @@ import jax
 from jaxtyping import PyTree
 
 from ..models._types import Position, Values
+from ._online import with_quantiles
 from ._posterior import Kind, Posterior
 from ._provenance import as_attr, collect_provenance, library_attrs
 from ._streaming import count_draws, stream_draws
@@ -24,6 +25,8 @@ from ._tree import (
 )
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from ..models import Target
 
 
@@ -39,6 +42,7 @@ def build_posterior(
     guide: Any = None,
     state: Any = None,
     provenance: Mapping[str, Any] | None = None,
+    online: xr.Dataset | None = None,
 ) -> Posterior:
     """Turn positions into a result with names, statistics and a verdict.
 
@@ -56,6 +60,7 @@ def build_posterior(
         guide: the fitted guide.
         state: the final state, kept for `resume`.
         provenance: seed, configuration, wall time; versions, device and dtype are added.
+        online: figures of all steps of a run that kept only some, by which the checks go then.
 
     Returns:
         The posterior, diagnosed.
@@ -100,6 +105,8 @@ def build_posterior(
     }
     if optimization:
         groups["optimization"] = optimization_dataset(optimization)
+    if online is not None:
+        groups["online"] = with_quantiles(online, groups["posterior"])
     params = _named_leaves(target.program.param_values())
     if params:
         groups["model_parameters"] = build_dataset(params, labels)

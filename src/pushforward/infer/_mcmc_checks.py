@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ BFMI_MIN = 0.3
 TREE_DEPTH_SHARE_MAX = 0.05
 """Share of transitions cut off at the largest tree depth; above it the chains explore by diffusion."""
 MC_ERROR_MAX = 0.1
+KEPT_MIN = 200
+"""Draws per chain from which on intervals are judged, where means are judged by figures of all steps."""
 CHECKED_MAX = 2000
 """Scalars examined with rank-based statistics; beyond it a cheap screen picks the worst of all."""
 
@@ -50,6 +52,8 @@ def check_mcmc(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
                 "(num_warmup), and start from a fit.",
             )
         )
+    elif "online" in tree.children:
+        findings += _check_mixing_online(group(tree, "online"), list(dataset.data_vars), draws, names, details)
     else:
         findings += _check_mixing(draws, names, details)
     findings += _check_transitions(group(tree, "sample_stats"), tree.attrs, details)
@@ -61,11 +65,55 @@ def check_mcmc(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
 
 
 def _check_mixing(draws: np.ndarray, names: list[str], details: dict[str, Any]) -> list[Finding]:
+    if draws.shape[2] < 4:
+        return [_too_few(draws.shape[2])]
+    labels, rhat, bulk, tail = _chain_figures(draws, names, details)
+    findings = _judge_rhat(rhat, labels, RHAT_MAX, details)
+    findings += _judge_ess(bulk, labels, "bulk", draws.shape[1], details)
+    findings += _judge_ess(tail, labels, "tail", draws.shape[1], details)
+    return findings + _judge_error("bulk", draws.shape[1], details)
+
+
+def _check_mixing_online(
+    online: xr.Dataset, sites: list[Hashable], draws: np.ndarray, names: list[str], details: dict[str, Any]
+) -> list[Finding]:
+    """Means by the figures of all steps; tails, and what the chains' means do not show, by the draws that were kept.
+
+    The figures are of the user's space. Scalars that are constant there (a diagonal of ones) have none.
+    """
     _, num_chains, num_draws = draws.shape
-    if num_draws < 4:
-        return [
-            Finding("doubtful", f"{num_draws} draws per chain are too few for R-hat and ESS (at least 4). Draw more.")
-        ]
+    details["num_steps"] = steps = int(online.attrs["num_steps"])
+    if steps < 4:
+        return [_too_few(steps)]
+    figures = {name: online.sel(statistic=name) for name in ("sd", "r_hat", "ess")}
+    figured = [str(name) for name, figure in online.data_vars.items() if "statistic" in figure.dims]
+    # Not what is computed from the latent sites, where these have the same names in both spaces.
+    used = [name for name in figured if name in sites] or figured
+    labels = [label for site in used for label in flat_names(figures["sd"], site)]
+    sd, rhat, ess = (np.concatenate([np.ravel(figures[f][site].values) for site in used]) for f in figures)
+    moving = np.flatnonzero(sd > 0)
+    labels = [labels[i] for i in moving]
+    findings: list[Finding] = []
+    if labels:
+        findings += _judge_rhat(rhat[moving], labels, RHAT_MAX, details)
+        findings += _judge_ess(ess[moving], labels, "mean", num_chains, details)
+        findings += _judge_error("mean", num_chains, details)
+    if num_draws < KEPT_MIN:
+        few = f"{num_draws} draws per chain were kept, too few for intervals: {KEPT_MIN} or more (max_draws=1000)."
+        return [*findings, Finding("note", few)]
+    kept: dict[str, Any] = {}
+    labels, rhat, _, tail = _chain_figures(draws, names, kept)
+    # Chance alone takes the R-hat of few independent draws to about this.
+    apart = _judge_rhat(rhat, labels, max(RHAT_MAX, 1.0 + 10.0 / num_draws), kept)
+    details["rhat_kept_max"] = kept["rhat_max"]
+    findings = findings or apart
+    return findings + _judge_ess(tail, labels, "tail", num_chains, details)
+
+
+def _chain_figures(
+    draws: np.ndarray, names: list[str], details: dict[str, Any]
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, R-hat, bulk and tail effective sample sizes of all scalars, or of the worst of very many."""
     chosen = np.arange(len(names))
     if len(names) > CHECKED_MAX:
         chosen = _worst_by_screen(draws)
@@ -76,44 +124,59 @@ def _check_mixing(draws: np.ndarray, names: list[str], details: dict[str, Any]) 
         rhat = array_stats().rhat(subset, chain_axis=1, draw_axis=2)
         bulk = array_stats().ess(subset, chain_axis=1, draw_axis=2, method="bulk")
         tail = array_stats().ess(subset, chain_axis=1, draw_axis=2, method="tail", prob=(0.05, 0.95))
-    labels = [names[i] for i in chosen]
-    findings: list[Finding] = []
+    return [names[i] for i in chosen], rhat, bulk, tail
+
+
+def _too_few(num_draws: int) -> Finding:
+    return Finding("doubtful", f"{num_draws} draws per chain are too few for R-hat and ESS (at least 4). Draw more.")
+
+
+def _judge_rhat(rhat: np.ndarray, labels: list[str], allowed: float, details: dict[str, Any]) -> list[Finding]:
     worst = int(np.argmax(np.where(np.isnan(rhat), np.inf, rhat)))
     details.update(rhat_max=float(rhat[worst]), rhat_max_at=labels[worst])
-    if not rhat[worst] <= RHAT_MAX:
-        severe = " The chains do not describe one distribution: read them separately." if rhat[worst] > 1.1 else ""
-        findings.append(
-            Finding(
-                "doubtful",
-                f"R-hat of {labels[worst]} is {rhat[worst]:.3f} (at most {RHAT_MAX}): the chains have not "
-                f"mixed.{severe} Run longer, give more warm-up, or reparameterise; if the chains sit in separate "
-                "modes no length helps.",
-            )
+    if rhat[worst] <= allowed:
+        return []
+    severe = " The chains do not describe one distribution: read them separately." if rhat[worst] > 1.1 else ""
+    return [
+        Finding(
+            "doubtful",
+            f"R-hat of {labels[worst]} is {rhat[worst]:.3f} (at most {allowed:.4g}): the chains have not mixed."
+            f"{severe} Run longer, give more warm-up, or reparameterise; if the chains sit in separate modes no length "
+            "helps.",
         )
+    ]
+
+
+def _judge_ess(
+    ess: np.ndarray, labels: list[str], which: str, num_chains: int, details: dict[str, Any]
+) -> list[Finding]:
     minimum = ESS_PER_CHAIN_MIN * num_chains
-    for which, ess in (("bulk", bulk), ("tail", tail)):
-        low = int(np.argmin(np.where(np.isnan(ess), -np.inf, ess)))
-        details.update({f"ess_{which}_min": float(ess[low]), f"ess_{which}_min_at": labels[low]})
-        if not ess[low] >= minimum:
-            findings.append(
-                Finding(
-                    "doubtful",
-                    f"The {which} effective sample size of {labels[low]} is {ess[low]:.0f} (at least {minimum}, 100 "
-                    f"per chain): {'means and sds' if which == 'bulk' else 'intervals'} are imprecise. Draw about "
-                    f"{_times_longer(ess[low], minimum)} as many (num_steps), or reparameterise.",
-                )
-            )
-    mc_error = 1.0 / np.sqrt(max(details["ess_bulk_min"], 1e-12))
-    details["mc_error"] = mc_error
-    if mc_error > MC_ERROR_MAX and details["ess_bulk_min"] >= minimum:
-        findings.append(
-            Finding(
-                "doubtful",
-                f"The Monte Carlo error of the mean of {details['ess_bulk_min_at']} is {mc_error:.2f} posterior sd "
-                f"(at most {MC_ERROR_MAX}). Draw more (num_steps).",
-            )
+    low = int(np.argmin(np.where(np.isnan(ess), -np.inf, ess)))
+    details.update({f"ess_{which}_min": float(ess[low]), f"ess_{which}_min_at": labels[low]})
+    if ess[low] >= minimum:
+        return []
+    return [
+        Finding(
+            "doubtful",
+            f"The {which} effective sample size of {labels[low]} is {ess[low]:.0f} (at least {minimum}, 100 per "
+            f"chain): {'intervals' if which == 'tail' else 'means and sds'} are imprecise. Draw about "
+            f"{_times_longer(ess[low], minimum)} as many (num_steps), or reparameterise.",
         )
-    return findings
+    ]
+
+
+def _judge_error(which: str, num_chains: int, details: dict[str, Any]) -> list[Finding]:
+    ess, where = details[f"ess_{which}_min"], details[f"ess_{which}_min_at"]
+    details["mc_error"] = mc_error = 1.0 / np.sqrt(max(ess, 1e-12))
+    if not mc_error > MC_ERROR_MAX or not ess >= ESS_PER_CHAIN_MIN * num_chains:
+        return []
+    return [
+        Finding(
+            "doubtful",
+            f"The Monte Carlo error of the mean of {where} is {mc_error:.2f} posterior sd (at most {MC_ERROR_MAX}). "
+            "Draw more (num_steps).",
+        )
+    ]
 
 
 def _worst_by_screen(draws: np.ndarray) -> np.ndarray:

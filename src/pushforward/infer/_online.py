@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 STATISTICS = ("mean", "sd", "ess", "r_hat")
+QUANTILES = {"5%": 0.05, "50%": 0.5, "95%": 0.95}
+"""Of the kept draws, which are spread evenly over the run."""
 
 
 class Constrained(eqx.Module):
@@ -91,6 +93,25 @@ def online_dataset(chains: Chains, target: Target, state: OnlineState) -> xr.Dat
         variables["covariance"] = (("scalar", "scalar_1"), found.covariance)
         coords |= {"scalar": names, "scalar_1": names}
     return xr.Dataset(variables, coords=coords, attrs={"num_steps": int(found.steps)})
+
+
+def with_quantiles(online: xr.Dataset, posterior: xr.Dataset) -> xr.Dataset:
+    """The figures with three quantiles of the kept draws under them; NaN for sites that are not among the draws."""
+    import xarray as xr
+
+    variables: dict[str, Any] = {}
+    for name, figure in online.data_vars.items():
+        values = figure.values
+        if "statistic" in figure.dims:
+            shape = (len(QUANTILES), *values.shape[1:])
+            found = np.full(shape, np.nan)
+            if name in posterior:
+                found = np.quantile(posterior[name].values.astype(np.float64), list(QUANTILES.values()), axis=(0, 1))
+            values = np.concatenate([values, found.astype(values.dtype)])
+        variables[str(name)] = (figure.dims, values)
+    coords = {str(name): coord.values for name, coord in online.coords.items()}
+    coords["statistic"] = np.asarray([*STATISTICS, *QUANTILES])
+    return xr.Dataset(variables, coords=coords, attrs=online.attrs)
 
 
 def _sound(chains: Chains, state: OnlineState) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from ._online import keep_figures, kept_records, online_dataset
 from ._posterior import Kind, Posterior
 from ._sample_starts import starting_positions
 from ._tree import unravel_draws
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,8 @@ def sample(
             covariance), a position with a leading chain axis, or None for random points of finite density.
         max_draws: keep at most this many draws per chain, evenly spaced over the run, so that memory does not grow with
             the number of steps; even. Means, sds, covariance, ESS and R-hat of all steps are then computed as the run
-            goes and form the group ``online``. None keeps every ``thin``-th draw.
+            goes; with quantiles of the kept draws they form the group ``online``, and the verdict goes by them. None
+            keeps every ``thin``-th draw.
         devices: how many devices (or which) share the particles of an ensemble, or the chains; None uses JAX's default
             device. Results agree up to the order of sums.
         progress: show a progress line.
@@ -89,7 +93,8 @@ def sample(
         checkpoint_every: seconds between saves.
 
     Returns:
-        A `Posterior` of kind "mcmc" with R-hat, ESS and a verdict.
+        A `Posterior` with a verdict: of kind "mcmc" with R-hat and ESS; of flows and `SMC` "particles", of optimisers
+        "point".
 
     Raises:
         ValueError: for bad arguments or no starting point of finite density.
@@ -164,19 +169,20 @@ def run_sample(job: SampleJob, state: Any, how: Execution) -> Posterior:
         raise _explain(job, error) from error
     result = result._replace(state=to_host(result.state))
     if isinstance(kernel, Online):
-        posterior = _posterior(job, kept_records(result.state), result.state.inner, how)
-        posterior.data["online"] = online_dataset(job.chains, job.target, result.state)
-        return posterior
+        online = online_dataset(job.chains, job.target, result.state)
+        return _posterior(job, kept_records(result.state), result.state.inner, how, online)
     return _posterior(job, result.records, result.state, how)
 
 
-def _posterior(job: SampleJob, records: PyTree, state: Any, how: Execution) -> Posterior:
+def _posterior(
+    job: SampleJob, records: PyTree, state: Any, how: Execution, online: xr.Dataset | None = None
+) -> Posterior:
     layout = Layout.of(job.target.example)
     sampler = job.chains.sampler
     by_chain = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in records.items()}
     inner = job.chains.inner(state)
     attrs: dict[str, Any] = {"num_warmup": job.num_warmup, "thin": job.thin}
-    common = {"algorithm": job.name, "state": state, "provenance": how.finished()}
+    common = {"algorithm": job.name, "state": state, "provenance": how.finished(), "online": online}
     if not isinstance(sampler, AbstractEnsemble):
         flat, isolated = by_chain.pop("position"), isolated_chains(job.chains, state)
         kept = np.setdiff1d(np.arange(job.chains.num_chains), list(isolated))
