@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiers import fast
@@ -111,6 +113,14 @@ def test_unwritable_checkpoint_is_refused_before_the_run(tmp_path):
         worker.start("fit", checkpoint=tmp_path / "missing" / "run.ckpt")
     with pytest.raises(OSError, match="it is a folder"):
         worker.start("fit", checkpoint=tmp_path)
+
+
+def test_resume_keeps_whole_draws(tmp_path):
+    target = pf.from_logdensity(lambda x: -0.5 * x**2, jnp.zeros(()))
+    settings = {"key": jax.random.key(0), "thin": 4, "progress": False}
+    pf.sample(target, pf.SGLD(0.1), num_steps=8, checkpoint=tmp_path / "c", **settings)
+    with pytest.raises(ValueError, match="no multiple of thin=4"):
+        pf.resume(tmp_path / "c", num_steps=10, progress=False)
 
 
 def test_resume_needs_enough_steps(tmp_path):

@@ -44,7 +44,7 @@ def resume(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, is no checkpoint, or was written with floats of another width; or if
-            ``num_steps`` is below the number of steps already taken.
+            ``num_steps`` is below the number of steps already taken, or no multiple of ``thin``.
     """
     began = time.perf_counter()
     saved = read_checkpoint(path)
@@ -57,6 +57,11 @@ def resume(
             raise ValueError(
                 f"num_steps={num_steps}, but the checkpoint '{path}' has {taken} steps already: expected at least "
                 f"{taken}."
+            )
+        if num_steps % getattr(job, "thin", 1):
+            raise ValueError(
+                f"num_steps={num_steps} is no multiple of thin={job.thin}, with which the run was started: expected "
+                "one, so that every kept draw is complete."
             )
         job = dataclasses.replace(job, num_steps=num_steps)
         provenance["configuration"] = {**provenance["configuration"], "num_steps": num_steps}
