@@ -40,6 +40,17 @@ def gaussian_target() -> Target:
     return pf.from_logdensity(logdensity, {"a": jnp.zeros(()), "b": jnp.zeros(2)})
 
 
+def target_for(name: str) -> Target:
+    """The Gaussian as the sampler of that name wants it."""
+    return _inverse_problem() if KERNELS[name].inverse else gaussian_target()
+
+
+def _inverse_problem() -> Target:
+    """Prior N(0, 4 S) and data y = x + noise of covariance 4/3 S, which leave N(3/4 y, S)."""
+    problem = {"prior_mean": np.zeros(DIM), "prior_covariance": 4 * COVARIANCE, "noise_covariance": 4 / 3 * COVARIANCE}
+    return pf.from_forward_map(lambda x: x, 4 / 3 * MEAN, **problem)
+
+
 def _program(*_: Any) -> None:
     loc = numpyro.param("loc", jnp.array([0.3, -0.1, 0.2]))
     scale = numpyro.param("scale", jnp.array([0.7, 1.1, 0.4]), constraint=dist.constraints.positive)

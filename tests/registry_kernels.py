@@ -26,6 +26,8 @@ class KernelCase(NamedTuple):
     """For flows of particles: the range of the ratios of final to true variances."""
     point: bool = False
     """For ensembles that look for the mode."""
+    inverse: bool = False
+    """Needs a forward map: the same Gaussian as the posterior of an inverse problem."""
     slow: bool = False
     """Shares its mechanisms with other cases: checked in the slow tier only."""
     num_steps: int = 2000
@@ -52,6 +54,8 @@ KERNELS = {
     "ALDI": KernelCase(lambda: pf.ALDI(20), cloud=(0.9, 1.1), num_steps=2000),
     "CBO": KernelCase(lambda: pf.CBO(100), point=True, num_steps=1000),
     "CBS": KernelCase(lambda: pf.CBS(200), cloud=(0.9, 1.1), num_steps=1000, slow=True),
+    "EKS": KernelCase(lambda: pf.EKS(20), inverse=True, cloud=(0.9, 1.1), num_steps=2000, slow=True),
+    "EKI": KernelCase(lambda: pf.EKI(1500), inverse=True, cloud=(0.8, 1.2), num_steps=100, slow=True),
     "SMC": KernelCase(lambda: pf.SMC(1500), cloud=(0.8, 1.2), num_steps=50),
     **{name: KernelCase(**case) for name, case in SGMCMC.items()},
     **{name: KernelCase(**case) for name, case in STEIN.items()},

@@ -72,6 +72,8 @@ from .samplers import ALDI as ALDI
 from .samplers import BAOAB as BAOAB
 from .samplers import CBO as CBO
 from .samplers import CBS as CBS
+from .samplers import EKI as EKI
+from .samplers import EKS as EKS
 from .samplers import HMC as HMC
 from .samplers import NUTS as NUTS
 from .samplers import PSGLD as PSGLD

@@ -26,12 +26,12 @@ from pushforward.samplers import AbstractEnsemble  # noqa: E402
 
 def draws(posterior):
     """All scalars of all draws."""
-    return np.concatenate([np.ravel(posterior.data["posterior"][n]) for n in ("a", "b")])
+    return np.concatenate([np.ravel(x) for x in posterior.data["posterior"].data_vars.values()])
 
 
 def compare(name: str) -> dict[str, float]:
     """Largest differences of one sampler: four devices, and resumed on another number of devices."""
-    target, build = registry.gaussian_target(), registry.KERNELS[name].build
+    target, build = registry.target_for(name), registry.KERNELS[name].build
     settings = {"key": jax.random.key(3), "progress": False, "num_chains": 2}
     # Clouds are padded to the devices; chains are shared out whole.
     many, few = (4, 3) if issubclass(type(build()), AbstractEnsemble) else (2, 1)
