@@ -12,7 +12,7 @@ import scipy.stats
 import pushforward as pf
 from pushforward.infer._sample_distances import _distance_term, _kernel_term, _two_sample
 from pushforward.infer._stein_discrepancy import stein_statistics
-from pushforward.samplers.pairs import IMQ, RBF, Laplace
+from pushforward.samplers.pairs import IMQ, RBF, Laplace, Median
 
 REPEATS = 400
 LEVEL = 0.1
@@ -61,6 +61,14 @@ def test_two_sample_distances_equal_brute_force(kernel, getkey):
     np.testing.assert_allclose(exact, xx.mean() + yy.mean() - 2 * xy.mean(), rtol=1e-10)
     off = [(g.sum() - np.trace(g)) / (len(g) * (len(g) - 1)) for g in (xx, yy)]
     np.testing.assert_allclose(found.unbiased, sum(off) - 2 * xy.mean(), rtol=1e-9)
+
+
+def test_default_bandwidth_of_mmd_does_not_tell_the_sets_apart(getkey):
+    """Sets of very different width, more points than the bandwidth looks at: symmetric, and near the median of all."""
+    x, y = 0.01 * jax.random.normal(getkey(), (400, 2)), jax.random.normal(getkey(), (400, 2))
+    np.testing.assert_allclose(pf.mmd(x, y).value, pf.mmd(y, x).value, rtol=1e-9)
+    exact = pf.mmd(x, y, kernel=RBF(Median(scale=1.0, log=False, num_points=None))).value
+    np.testing.assert_allclose(pf.mmd(x, y).value, exact, rtol=0.05)
 
 
 def check_rate(p_values, level=LEVEL):
@@ -136,7 +144,9 @@ def test_bad_sets_are_refused(getkey):
     for call, message in [
         (lambda: pf.ksd(np.zeros((5, 3)), target), "with d = 2"),
         (lambda: pf.ksd(np.zeros((5, 2), int), target), "floating point"),
+        (lambda: pf.ksd(np.zeros((5, 2)), target, kernel=Laplace(1.0)), r"ksd\(kernel=.*twice differentiable"),
         (lambda: pf.mmd(np.zeros((5, 3)), np.zeros((5, 2))), "3 and 2 dimensions"),
+        (lambda: pf.mmd(np.zeros((5, 3)), np.zeros((5, 3)), kernel=1.0), r"mmd\(kernel=1.0\): expected a radial"),
         (lambda: pf.mmd(np.zeros((1, 3)), np.zeros((5, 3))), "at least 2"),
         (lambda: pf.energy_distance(np.full((3, 1), np.nan), np.zeros((5, 1))), "must be finite"),
         (lambda: pf.sliced_wasserstein(np.zeros(3), np.zeros(3), key=getkey(), order=0.5), "order=0.5"),

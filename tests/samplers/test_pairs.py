@@ -126,11 +126,25 @@ def test_median_is_the_sorted_one(n, diagonal, num_points, getkey):
     np.testing.assert_allclose(logarithmic(x, jnp.ones(n, bool)), 0.5 * expected / np.log(n + 1), rtol=1e-12)
 
 
+def test_median_of_some_particles_sees_all_parts_of_a_sorted_cloud(getkey):
+    """600 particles sorted by mode, 64 of them looked at; places that fill up a device change nothing."""
+    x = jnp.concatenate([-5.0 + jax.random.normal(getkey(), (300, 2)), 5.0 + jax.random.normal(getkey(), (300, 2))])
+    alive = jnp.arange(600) % 7 != 3
+    whole, some = (Median(scale=1.0, log=False, num_points=k) for k in (None, 64))
+    np.testing.assert_allclose(some(x, alive), whole(x, alive), rtol=0.15)
+    filled = jnp.concatenate([x, jnp.ones((2, 2))]), jnp.concatenate([alive, jnp.zeros(2, bool)])
+    assert float(some(*filled)) == float(some(x, alive))
+    few = jnp.arange(600) % 20 == 0
+    np.testing.assert_allclose(some(x, few), whole(x, few), rtol=1e-12)
+
+
 def test_median_leaves_out_the_dead_and_survives_coincidence():
     x = jnp.asarray([[0.0], [1.0], [3.0], [1e9]])
     alive = jnp.asarray([True, True, True, False])
     assert float(Median(scale=1.0, log=False)(x, alive)) == 4.0
     assert float(Median(scale=1.0, log=False)(jnp.zeros((5, 2)), jnp.ones(5, bool))) == 1.0
+    for rule in (Median(), Median(num_points=None)):
+        assert float(rule(x, jnp.asarray([False, True, False, False]))) == 1.0
 
 
 def test_bad_input_is_named():

@@ -14,6 +14,7 @@ from ..models._types import Key
 from ..samplers.engine import reduce_pairs
 from ..samplers.pairs import RBF, AbstractRadialKernel, Median
 from ..samplers.pairs._distance import product, squared_distances
+from ..samplers.stein._mirrored import check_radial
 from ._arguments import check_count, check_key
 from ._sample_sets import DEFAULT_POINTS, Discrepancy, points_of
 
@@ -36,7 +37,7 @@ def mmd(
         first: a `Posterior` (its positions on unconstrained space) or an array (n, d).
         second: another of the same dimension.
         key: for the p-value; None leaves it out.
-        kernel: by default `RBF` whose squared bandwidth is the median squared distance of all points together.
+        kernel: radial; by default `RBF` whose squared bandwidth is the median squared distance of all points together.
         num_permutations: random permutations.
         max_points: each set is thinned to at most so many.
 
@@ -44,13 +45,13 @@ def mmd(
         A `Discrepancy`.
 
     Raises:
-        ValueError: for sets of different dimension, or of too few points.
+        ValueError: for sets of different dimension, or of too few points, or a kernel that is not radial.
 
     Cost: (n + m)^2 (d + num_permutations) multiplications; memory linear in n + m.
 
     Reference: Gretton et al., A kernel two-sample test, 2012, section 2 and lemma 6.
     """
-    kernel = RBF(Median(scale=1.0, log=False)) if kernel is None else kernel
+    kernel = RBF(Median(scale=1.0, log=False)) if kernel is None else check_radial("mmd", kernel)
     return _compare(_kernel_term, kernel, first, second, key, num_permutations, max_points, root=True)
 
 
@@ -190,7 +191,8 @@ def _two_sample(
     # Without a kernel, the negative distance, which is zero on the diagonal.
     bandwidth, own = None, jnp.zeros((), dtype)
     if kernel is not None:
-        bandwidth = kernel.bandwidth(points, jnp.ones((total,), bool))
+        # A rule may look at some of the points only: their order must not tell the sets apart.
+        bandwidth = kernel.bandwidth(points[jnp.argsort(points[:, 0])], jnp.ones((total,), bool))
         own = kernel.profile(jnp.zeros((1, 1), dtype), bandwidth).value[0, 0]
     centred = points - jnp.mean(points, axis=0)
     columns = (centred, jnp.concatenate([ones, member], axis=1))

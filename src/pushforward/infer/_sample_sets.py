@@ -24,7 +24,8 @@ class Discrepancy:
     value: float
     """The distance of the two sets (of the set and the target), zero where they are equal."""
     unbiased: float
-    """Unbiased estimate of the square of the distance between the distributions; may be negative."""
+    """Unbiased estimate for the distributions, of the square of the distance (of an energy distance itself); may be
+    negative."""
     p_value: float | None
     """Probability, were the distributions equal, of an estimate at least this large; None where no key was given."""
     num_points: tuple[int, ...]

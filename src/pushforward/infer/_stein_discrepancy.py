@@ -13,8 +13,9 @@ from ..models import Target
 from ..models._layout import Layout
 from ..models._types import Key
 from ..samplers.engine import reduce_pairs
-from ..samplers.pairs import IMQ, AbstractRadialKernel
+from ..samplers.pairs import AbstractRadialKernel
 from ..samplers.pairs._distance import product, squared_distances
+from ..samplers.stein._ksd_descent import check_smooth
 from ._arguments import check_count, check_key, check_target
 from ._sample_sets import DEFAULT_POINTS, Discrepancy, points_of
 
@@ -41,7 +42,8 @@ def ksd(
         samples: a `Posterior`, an array of unconstrained positions (n, d), or a pytree of them with a leading axis.
         target: a target of that structure.
         key: for the p-value; None leaves it out.
-        kernel: by default `IMQ`, whose bandwidth is the median distance; with it the discrepancy sees tails.
+        kernel: radial and smooth, so not `Laplace`; by default `IMQ`, whose bandwidth is the median distance; with it
+            the discrepancy sees tails.
         num_bootstrap: random sign vectors.
         max_points: samples are thinned to at most so many.
 
@@ -49,14 +51,14 @@ def ksd(
         A `Discrepancy`; ``value`` is the KSD of the samples, ``float(...)`` of it too.
 
     Raises:
-        ValueError: for samples of the wrong shape or dtype.
+        ValueError: for samples of the wrong shape or dtype, or a kernel that has no Stein kernel.
 
     Cost: n gradients and n^2 (d + num_bootstrap) multiplications; memory linear in n.
 
     Reference: Liu, Lee and Jordan, arXiv:1602.03253, theorem 3.6; Chwialkowski, Strathmann and Gretton,
     arXiv:1602.02964, section 4; Gorham and Mackey, arXiv:1703.01717 (choice of the kernel).
     """
-    target = check_target(target)
+    target, kernel = check_target(target), check_smooth("ksd", kernel)
     points = jnp.asarray(points_of(samples, target, max_points=max_points))
     check_count("num_bootstrap", num_bootstrap, 1)
     if key is None:
@@ -64,7 +66,7 @@ def ksd(
     else:
         check_key(key)
         signs = jax.random.rademacher(key, (points.shape[0], num_bootstrap), points.dtype)
-    found = _statistics(target, IMQ() if kernel is None else kernel, points, signs)
+    found = _statistics(target, kernel, points, signs)
     value, unbiased, larger = (np.asarray(x) for x in found)
     p_value = None if key is None else float((1 + larger) / (1 + num_bootstrap))
     return Discrepancy(max(float(value), 0.0) ** 0.5, float(unbiased), p_value, (points.shape[0],))

@@ -41,14 +41,16 @@ class Fixed(AbstractBandwidth):
 class Median(AbstractBandwidth):
     """``h^2 = scale * median(|x_i - x_j|^2) / log(n + 1)`` (``log=True``) or without the logarithm.
 
-    The median is exact: a bisection on the bits of the squared distances, without a sort. One when all points coincide.
+    A bisection on the bits of the squared distances, without a sort: exact as long as the dtype counts the pairs (in
+    single precision up to 4,096 points), to one part in 1e7 beyond. One when all points coincide, or only one counts.
 
     Args:
         scale: positive factor. With 0.5 an RBF kernel has sum_j k(x_i, x_j) of about one at the median distance.
         log: divide by log(n + 1), n the number of particles.
         diagonal: count the n zero distances of particles to themselves; matters for few particles.
-        num_points: take the median over this many of the particles (they are exchangeable, so the first ones do), or
-            None for all: then distances are computed again in every pass, in blocks, and memory stays linear in n.
+        num_points: take the median over this many of the particles, evenly spaced in their order (starts and draws of
+            chains come sorted by mode or by chain), or None for all: then distances are computed again in every pass,
+            in blocks, and memory stays linear in n.
 
     Cost: about 32 passes (64 for double precision) over num_points^2 numbers.
 
@@ -74,15 +76,18 @@ class Median(AbstractBandwidth):
         count = jnp.sum(alive)
         chosen, used = points, alive
         if self.num_points is not None and self.num_points < points.shape[0]:
-            # Living particles first, in their order.
-            first = jnp.argsort(~alive, stable=True)[: self.num_points]
-            chosen, used = points[first], alive[first]
+            # Living particles first, in their order; of them evenly spaced ones, where there are enough.
+            order, rank = jnp.argsort(~alive, stable=True), jnp.arange(self.num_points)
+            step, rest = count // self.num_points, count % self.num_points
+            spaced = rank * step + rank * rest // self.num_points
+            taken = order[jnp.where(count >= self.num_points, spaced, rank)]
+            chosen, used = points[taken], alive[taken]
         chosen = chosen - jnp.sum(jnp.where(used[:, None], chosen, 0.0), axis=0) / jnp.maximum(jnp.sum(used), 1)
         median = _median(chosen, used, self.diagonal, stream=self.num_points is None)
         squared = self.scale * median
         if self.log:
             squared = squared / jnp.log(count.astype(points.dtype) + 1.0)
-        return jax.lax.stop_gradient(jnp.where(squared > 0, squared, 1.0))
+        return jax.lax.stop_gradient(jnp.where((squared > 0) & (count > 1), squared, 1.0))
 
 
 def as_bandwidth(rule: Any) -> AbstractBandwidth:
