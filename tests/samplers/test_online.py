@@ -60,7 +60,10 @@ def test_chains_that_disagree_have_a_large_online_r_hat(getkey):
     posterior = pf.sample(
         target, pf.SGLD(0.3), key=getkey(), num_steps=640, num_chains=4, init=start, max_draws=64, progress=False
     )
-    assert float(posterior.data["online"]["x"].sel(statistic="r_hat")) > 3.0
+    figure = posterior.data["online"]["x"]
+    assert float(figure.sel(statistic="r_hat")) > 3.0
+    # At most one independent draw per batch: 40 batches of 16 steps in each of 4 chains.
+    assert float(figure.sel(statistic="ess")) < 200
     assert posterior.verdict.status == "doubtful"
     assert any("R-hat of x" in reason for reason in posterior.verdict.reasons)
 
@@ -132,6 +135,19 @@ def test_bad_max_draws(max_draws, getkey):
     with pytest.raises(ValueError, match="max_draws"):
         pf.sample(
             registry.gaussian_target(), pf.SGLD(0.1), key=getkey(), num_steps=10, max_draws=max_draws, progress=False
+        )
+
+
+def test_thinning_is_refused_where_it_would_do_nothing(getkey):
+    with pytest.raises(ValueError, match="thin=2 with max_draws=100"):
+        pf.sample(
+            registry.gaussian_target(),
+            pf.SGLD(0.1),
+            key=getkey(),
+            num_steps=10,
+            thin=2,
+            max_draws=100,
+            progress=False,
         )
 
 

@@ -114,6 +114,11 @@ def sample(
             f"thin={thin} does not divide num_steps={num_steps}: expected a divisor, so that every kept draw is "
             "complete."
         )
+    if max_draws is not None and thin != 1:
+        raise ValueError(
+            f"thin={thin} with max_draws={max_draws}: which draws are kept follows from max_draws alone. Expected one "
+            "of the two."
+        )
     if isinstance(kernel, type) and issubclass(kernel, AbstractSampler):
         kernel = kernel()
     if not isinstance(kernel, AbstractSampler):

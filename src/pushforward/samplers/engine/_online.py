@@ -150,22 +150,24 @@ def figures(moments: Moments) -> Figures:
     The effective sample size compares the variance of batch means with what independent draws would have; it is
     reliable once a batch (1/64 to 1/32 of the run) is longer than the autocorrelation time.
 
-    Reference: Flegal and Jones, Batch means and spectral variance estimators in MCMC, arXiv:0811.1729; Gelman and
-    Rubin 1992 with split chains, as in arXiv:1903.08008, eq. 4.
+    Reference: Flegal and Jones, Batch means and spectral variance estimators in MCMC, arXiv:0811.1729; Gupta and Vats,
+    Estimating Monte Carlo variance from multiple Markov chains, arXiv:2007.04229 (batches about the common mean);
+    Gelman and Rubin 1992 with split chains, as in arXiv:1903.08008, eq. 4.
     """
     chains = moments.mean.shape[0]
     count = moments.steps.astype(moments.mean.dtype)
     mean = jnp.mean(moments.mean, axis=0)
     between = moments.mean - mean
     total = chains * count
-    covariance = (moments.products + count * between.T @ between) / jnp.maximum(total - 1.0, 1.0)
+    covariance = (moments.products + count * _product(between.T, between)) / jnp.maximum(total - 1.0, 1.0)
     variance = (jnp.sum(moments.squares, axis=0) + count * jnp.sum(between**2, axis=0)) / jnp.maximum(total - 1.0, 1.0)
     used = (jnp.arange(_BATCHES) < moments.filled)[:, None, None]
     filled, length = moments.filled.astype(count.dtype), moments.length.astype(count.dtype)
-    centre = jnp.sum(jnp.where(used, moments.batches, 0.0), axis=0) / jnp.maximum(filled, 1.0)
+    # About the common mean: batches of chains that sit in different modes differ, and the mean is that uncertain.
+    centre = jnp.sum(jnp.where(used, moments.batches, 0.0), axis=(0, 1)) / jnp.maximum(chains * filled, 1.0)
     scatter = jnp.sum(jnp.where(used, (moments.batches - centre) ** 2, 0.0), axis=(0, 1))
-    # Variance of a batch mean, pooled over chains; independent draws would have variance / length.
-    of_batches = scatter / jnp.maximum(chains * (filled - 1.0), 1.0)
+    # Variance of a batch mean; independent draws would have variance / length.
+    of_batches = scatter / jnp.maximum(chains * filled - 1.0, 1.0)
     ess = total * jnp.where(of_batches > 0, variance / (length * jnp.where(of_batches > 0, of_batches, 1.0)), jnp.nan)
     return Figures(moments.steps, mean, variance, covariance, ess, _split_r_hat(moments, count))
 
@@ -186,6 +188,10 @@ def _split_r_hat(moments: Moments, count: Float[Array, ""]) -> Float[Array, " d"
     return jnp.where(half > 0, r_hat, jnp.nan)
 
 
+def _product(left: Float[Array, "d chain"], right: Float[Array, "chain d"]) -> Float[Array, "d d"]:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
 def _add(moments: Moments, x: Float[Array, "chain d"]) -> Moments:
     count = moments.steps + 1
     before = x - moments.mean
@@ -204,7 +210,7 @@ def _add(moments: Moments, x: Float[Array, "chain d"]) -> Moments:
         steps=count,
         mean=mean,
         squares=moments.squares + before * after,
-        products=moments.products + before.T @ after,
+        products=moments.products + _product(before.T, after),
         batches=halved,
         length=jnp.where(full, 2 * moments.length, moments.length),
         filled=jnp.where(full, _BATCHES // 2, filled),
