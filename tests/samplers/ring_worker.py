@@ -16,6 +16,7 @@ os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // PROCESSES} --xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
@@ -23,8 +24,10 @@ if PROCESSES > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(sys.argv[3], PROCESSES, int(sys.argv[1]))
 
+from pushforward.infer._sample_distances import _kernel_term, _two_sample  # noqa: E402
+from pushforward.infer._stein_discrepancy import stein_statistics  # noqa: E402
 from pushforward.samplers.engine import padded_count, particle_mesh, place_particles  # noqa: E402
-from pushforward.samplers.pairs import RBF, stein_force  # noqa: E402
+from pushforward.samplers.pairs import IMQ, RBF, stein_force  # noqa: E402
 
 N, DIM = (8191, 20) if PROCESSES == 1 else (1023, 5)
 
@@ -33,6 +36,14 @@ def force(x, scores, weight):
     """The Stein force with the median bandwidth."""
     kernel = RBF()
     return stein_force(kernel, kernel.bandwidth(x, weight > 0), x, scores, weight)
+
+
+def discrepancies(x, scores):
+    """KSD^2 and MMD^2, biased and unbiased."""
+    signs = np.zeros((x.shape[0], 0))
+    stein = stein_statistics(IMQ(), x, scores, signs)
+    both = jnp.concatenate([x, 0.3 + 1.5 * scores])
+    return jnp.stack([*stein[:2], *_two_sample(_kernel_term, RBF(1.0), both, x.shape[0], None, 0)[:2]])
 
 
 def memory(compiled):
@@ -54,6 +65,7 @@ def main():
         arguments = place_particles(mesh, padded)
         program = shared.lower(*arguments).compile()
         found = shared(*arguments)
+        on_ring = np.asarray(jax.jit(lambda *a: discrepancies(*a))(x, scores))
     # Each process compares what it holds.
     difference = max(
         float(np.abs(np.asarray(s.data)[: max(0, N - s.index[0].start)] - exact[s.index[0]]).max())
@@ -66,6 +78,7 @@ def main():
     ]
     result = {
         "difference": difference,
+        "of_discrepancies": float(np.abs(on_ring / np.asarray(jax.jit(discrepancies)(x, scores)) - 1.0).max()),
         "permutes": len(re.findall(r"collective-permute(?:-start)?\(", text)),
         "largest_gathered": max(gathered, default=0),
         "memory_ratio": memory(program) / memory(single),

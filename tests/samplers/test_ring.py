@@ -31,6 +31,7 @@ def test_ring_of_four_devices_equals_one(figure):
     figure("Ring of 4 devices: largest difference of the Stein force from one device", found["difference"], "1e-6")
     figure("Ring of 4 devices: memory per device over that of one", found["memory_ratio"], "0.35")
     assert found["difference"] < 1e-6
+    assert found["of_discrepancies"] < 1e-6
     assert found["permutes"] > 0
     # Only the flags of the particles are gathered, never their positions or scores.
     assert found["largest_gathered"] <= 8192
@@ -47,4 +48,5 @@ def test_two_processes_equal_one():
     for found in map(result_of, processes):
         assert found["devices"] == 4
         assert found["difference"] < 1e-6
+        assert found["of_discrepancies"] < 1e-6
         assert found["permutes"] > 0

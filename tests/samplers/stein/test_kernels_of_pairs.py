@@ -39,6 +39,16 @@ def test_matrix_valued_kernel_equals_its_definition(getkey):
     np.testing.assert_allclose(found, exact, rtol=1e-10, atol=1e-12)
 
 
+def test_a_metric_that_is_none_is_refused_by_name():
+    for metric, message in (
+        (jnp.zeros((2, 3)), "shape \\(2, 3\\)"),
+        (jnp.eye(2, dtype=int), "matrix of floats"),
+        (jnp.diag(jnp.asarray([1.0, -1.0])), "expected a positive-definite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MatrixValued(metric, RBF())
+
+
 def test_graphical_kernel_equals_its_definition(getkey):
     """A chain of three nodes, the first of two coordinates."""
     x, scores = cloud(getkey)
@@ -81,6 +91,18 @@ def test_local_kernels_keep_the_variance_in_high_dimension(getkey):
         variance[name] = float(posterior.data["posterior"]["x"].var("draw").mean())
     assert variance["one"] < 0.6, variance
     assert 0.85 < variance["local"] < 1.05, variance
+
+
+def test_random_batches_do_not_depend_on_places_that_fill_up_a_device(getkey):
+    """Eleven particles in groups of three on one device, and on four, which hold a place more."""
+    target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    kernel = pf.SVGD(11, random_batch=3).bind(target, 0)
+    x = jax.random.normal(getkey(), (11, 2))
+    step, key = jax.jit(lambda k, s: kernel.step(k, s)[0].particles), getkey()
+    alone = step(key, kernel.init(key, x))
+    padded = step(key, kernel.init(key, jnp.concatenate([x, x[:1]])))
+    np.testing.assert_allclose(padded[:11], alone, rtol=1e-12)
+    assert not np.allclose(alone, x, atol=1e-3)
 
 
 @pytest.mark.parametrize("dead", [0, 3])

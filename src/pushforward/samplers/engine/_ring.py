@@ -27,7 +27,7 @@ def ring_reduce(
 
     Each of P devices keeps its rows. Columns go round in chunks of a sixteenth of a shard: a chunk visits every device
     in P turns. Counts that do not divide are padded: rows are cut off at the end, columns have weight zero. Memory per
-    device: its shard of the arguments and of the result, and two chunks. Sent per device: (P - 1) / P of the columns.
+    device: its shard of the arguments and of the result, and two chunks. Sent per device: all columns, once.
 
     Args:
         local: ``(parameters, rows, columns, weight, total) -> new total``, per row, on one device.

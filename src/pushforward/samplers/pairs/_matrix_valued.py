@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 from jaxtyping import Array, Bool, Float
@@ -32,14 +33,20 @@ class MatrixValued(AbstractSteinKernel):
     kernel: AbstractRadialKernel
 
     def __init__(self, metric: Array, kernel: AbstractRadialKernel) -> None:
-        if jnp.ndim(metric) != 2 or metric.shape[0] != metric.shape[1]:
+        metric = jnp.asarray(metric)
+        if metric.ndim != 2 or metric.shape[0] != metric.shape[1] or not jnp.issubdtype(metric.dtype, jnp.floating):
             raise ValueError(
-                f"MatrixValued(metric of shape {jnp.shape(metric)}): expected a symmetric positive-definite matrix of "
-                "shape (d, d), d the dimension of the position."
+                f"MatrixValued(metric of shape {metric.shape} and dtype {metric.dtype}): expected a symmetric "
+                "positive-definite matrix of floats of shape (d, d), d the dimension of the position."
             )
         if not isinstance(kernel, AbstractRadialKernel):
             raise ValueError(f"kernel={kernel!r}: expected a radial kernel such as RBF(), in whose metric M acts.")
         self.root = jnp.linalg.cholesky(metric)
+        if not isinstance(self.root, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(self.root))):
+            raise ValueError(
+                f"MatrixValued(metric={metric}): expected a positive-definite matrix. Take the magnitudes of its "
+                "eigenvalues, or AverageHessian() of pushforward.samplers.stein, which does."
+            )
         self.kernel = kernel
 
     def fit(self, points: Float[Array, "n d"], alive: Bool[Array, " n"]) -> Any:

@@ -48,16 +48,17 @@ class AverageHessian(AbstractPreconditioner):
     ) -> Float[Array, "d d"]:
         """See `AbstractPreconditioner`."""
 
-        def curvature(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
+        def curvature(sums: tuple[Array, Array], one: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             x, used = one
             hessian = jax.hessian(lambda y: -logdensity(y))(x)
             fine = used & jnp.all(jnp.isfinite(hessian))
-            return total + jnp.where(fine, hessian, 0.0), None
+            return (sums[0] + jnp.where(fine, hessian, 0.0), sums[1] + fine), None
 
         # One particle at a time: n d^2 numbers are never kept.
         dim = particles.shape[1]
-        total, _ = jax.lax.scan(curvature, jnp.zeros((dim, dim), particles.dtype), (particles, alive))
-        total = total / jnp.maximum(jnp.sum(alive), 1).astype(particles.dtype)
+        nothing = jnp.zeros((dim, dim), particles.dtype), jnp.zeros((), jnp.int32)
+        (total, count), _ = jax.lax.scan(curvature, nothing, (particles, alive))
+        total = total / jnp.maximum(count, 1).astype(particles.dtype)
         values, vectors = jnp.linalg.eigh(0.5 * (total + total.T))
         size = jnp.abs(values)
         size = jnp.maximum(size, self.floor * jnp.maximum(jnp.max(size), jnp.finfo(size.dtype).tiny))

@@ -10,6 +10,7 @@ from ...models import Target
 from ...models._layout import Layout
 from ...models._types import Batch, Key
 from .._ensemble import Evaluated
+from ..engine._mesh import pad_rows
 from ..pairs import RBF, AbstractRadialKernel, AbstractSteinKernel, MatrixValued, random_batch_force
 from ._annealing import Annealing
 from ._flow import AbstractParticleFlow
@@ -47,7 +48,10 @@ class AbstractSVGD(AbstractParticleFlow):
         if self.random_batch is None:
             force = kernel.force(fitted, particles, scores, at.alive.astype(particles.dtype))
         else:
-            force = random_batch_force(key, kernel, fitted, particles, scores, at.alive, self.random_batch)
+            # Places that only fill the last device are dealt to no group: the deal does not depend on the devices.
+            x, s, alive = (v[: self.num_particles] for v in (particles, scores, at.alive))
+            force = random_batch_force(key, kernel, fitted, x, s, alive, self.random_batch)
+            force = pad_rows(force, particles.shape[0])
         return force, (), kernel.statistics(fitted)
 
 
