@@ -67,11 +67,13 @@ def test_gaussian_in_two_dimensions(getkey):
 
 def test_bad_boxes_are_refused_by_name():
     target = pf.from_logdensity(lambda x: -jnp.sum(x**2), jnp.zeros(3))
+    far = lambda x: jnp.logaddexp(-0.5 * (x - 9.0) ** 2, -0.5 * (x + 9.0) ** 2)  # noqa: E731
     for build, message in (
         (lambda: LAWGD(1.0, -1.0), "lower=1.0"),
         (lambda: LAWGD((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "one or two dimensions"),
         (lambda: LAWGD(-1.0, 1.0, num_grid=4), "num_grid=4"),
         (lambda: LAWGD(-1.0, 1.0).bind(target, 0), "3 unconstrained dimension"),
+        (lambda: LAWGD(-14.0, 14.0).bind(pf.from_logdensity(far, jnp.zeros(())), 0), "falls into parts"),
         (
             lambda: LAWGD(-1.0, 1.0, num_grid=20).bind(pf.from_logdensity(lambda x: -x, jnp.zeros(())), 0),
             "at 20 points",

@@ -20,6 +20,8 @@ from ._flow import AbstractParticleFlow
 from ._svgd import DEFAULT_PARTICLES, check_population
 from ._update import AbstractUpdate, Coin, Optax
 
+_RESOLVED = 1e-11
+"""Least eigenvalue as a share of the largest: smaller ones are rounding, and the flow divides by them."""
 _DEPTH = 50.0
 """Nats below the highest density at which the grid ends: further out eigenfunctions drown in rounding."""
 
@@ -190,7 +192,8 @@ def langevin_spectrum(log_density: np.ndarray, axes: list[np.ndarray], num_funct
         num_functions: how many, without the constant.
 
     Raises:
-        ValueError: if the density is finite at fewer grid points than functions are asked for.
+        ValueError: if the density is finite at fewer grid points than functions are asked for, or falls into parts
+            that are as good as disconnected.
     """
     import scipy.ndimage
     import scipy.sparse
@@ -232,6 +235,12 @@ def langevin_spectrum(log_density: np.ndarray, axes: list[np.ndarray], num_funct
     start = np.random.default_rng(0).standard_normal(count)
     values, vectors = scipy.sparse.linalg.eigsh(matrix, k=num_functions + 1, sigma=-1e-3, v0=start)
     order = np.argsort(values)[1:]
+    if values[order[0]] < _RESOLVED * values[order[-1]]:
+        raise ValueError(
+            f"The slowest eigenvalue of the target is {values[order[0]]:.1e}, below what {values[order[-1]]:.1e}, the "
+            "largest, leaves in double precision: the density falls into parts between which no mass can be moved. "
+            "Expected a box that holds one of them, or a sampler for separate modes such as pf.SMC."
+        )
     nearest = scipy.ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     functions, slopes = [], []
     for k in order:
