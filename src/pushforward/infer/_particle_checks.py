@@ -13,6 +13,11 @@ from ._verdict import Finding
 if TYPE_CHECKING:
     import xarray as xr
 
+STEIN_SCALE = (0.7, 1.5)
+"""Range of ``-mean (x - mean x) . grad log p / d``, which is one under the target."""
+STEIN_SHIFT_MAX = 0.5
+"""Largest mean of the scores per coordinate, times the standard deviation of the cloud; zero under the target."""
+
 
 def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
     """Check interacting particles (``draw`` numbers the particles, ``chain`` independent replicas of the cloud)."""
@@ -45,6 +50,7 @@ def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
     else:
         findings.append(Finding("note", "One cloud: only replicas (num_chains) can reveal a missed mode."))
     record = group(tree, "optimization")
+    findings += _check_identities(record, details)
     if "converged" in record:
         details["converged"] = bool(np.all(record["converged"].values))
         if not details["converged"]:
@@ -54,6 +60,44 @@ def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
                 )
             )
     return findings, details
+
+
+def _check_identities(record: xr.Dataset, details: dict[str, Any]) -> list[Finding]:
+    """Two of Stein's identities at the end of a flow: they see a cloud that still moves or is too narrow."""
+    if "stein_scale" not in record:
+        return []
+    last = {name: record[name].values[:, -1].astype(float) for name in ("stein_scale", "stein_shift")}
+    shift, scales = float(last["stein_shift"].max()), last["stein_scale"]
+    scale = float(scales[np.abs(scales - 1.0).argmax()])
+    details.update(stein_scale=scale, stein_shift=shift)
+    findings = []
+    if not shift <= STEIN_SHIFT_MAX:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"The particles have not arrived: by Stein's identity their mean is about {shift:.2g} of their sds off "
+                f"(at most {STEIN_SHIFT_MAX}). Give more steps (num_steps) or a larger learning rate, "
+                "start at a fit (init), or use pf.CoinSVGD, which has no learning rate.",
+            )
+        )
+    if scale > STEIN_SCALE[1]:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"The cloud is too wide: by Stein's identity its variances are about {scale:.2g} times the posterior's "
+                f"(at most {STEIN_SCALE[1]}). Give more steps (num_steps) or a larger learning rate.",
+            )
+        )
+    elif not scale >= STEIN_SCALE[0]:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"The cloud is too narrow: by Stein's identity its variances are about {scale:.2g} times the "
+                f"posterior's (at least {STEIN_SCALE[0]}). Use more particles or, in many dimensions, a kernel per "
+                "group of coordinates (samplers.pairs.Graphical); while it spreads, give more steps (num_steps).",
+            )
+        )
+    return findings
 
 
 def _check_replicas(draws: np.ndarray, names: list[str], details: dict[str, Any]) -> list[Finding]:

@@ -179,6 +179,22 @@ def test_preconditioned_flow_forgets_the_scales_of_the_target(preconditioner, ge
     assert 0.6 < np.var(found, axis=0).min()
 
 
+def test_verdict_of_a_flow_sees_what_is_unfinished_and_what_is_too_narrow(getkey):
+    """Stein's identities at the last step: a few steps from afar, 20 particles in 30 dimensions, and a sound cloud."""
+    target = pf.from_logdensity(lambda x: -0.5 * jnp.sum((x - 3.0) ** 2), jnp.zeros(2))
+    wide = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(30))
+    settings = {"key": getkey(), "progress": False}
+    sound = pf.sample(target, pf.CoinSVGD(30), num_steps=300, **settings)
+    early = pf.sample(target, pf.SVGD(30), num_steps=3, **settings)
+    narrow = pf.sample(wide, pf.CoinSVGD(20), num_steps=300, **settings)
+    assert sound.verdict.ok, sound.verdict.reasons
+    variance = sound.draws("x").var(0).mean()
+    np.testing.assert_allclose(sound.verdict.details["stein_scale"], variance, rtol=0.02)
+    for posterior, what in ((early, "have not arrived"), (narrow, "too narrow")):
+        assert posterior.verdict.status == "doubtful"
+        assert any(what in reason for reason in posterior.verdict.reasons), posterior.verdict.reasons
+
+
 @pytest.mark.slow
 def test_random_batches_settle_near_the_plain_flow(getkey):
     """Groups of 10 of 100 particles, falling learning rate."""

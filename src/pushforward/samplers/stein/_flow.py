@@ -64,7 +64,7 @@ class AbstractParticleFlow(AbstractEnsemble):
         )
         direction = jnp.where(at.alive[:, None], direction, 0.0)
         particles, update = self.update(state.particles, direction, state.memory.update)
-        shown = {**flow_statistics(at, direction), **statistics}
+        shown = {**flow_statistics(at, state.particles, direction, exact=batch is None), **statistics}
         return particles, FlowMemory(update, memory), at.alive, shown
 
     def summary(self, records: PyTree) -> dict[str, str]:
@@ -72,13 +72,27 @@ class AbstractParticleFlow(AbstractEnsemble):
         return flow_summary(records)
 
 
-def flow_statistics(at: Evaluated, direction: Float[Array, "n d"]) -> dict[str, Array]:
-    """Mean log-density and root mean squared length of the direction, over the living."""
+def flow_statistics(
+    at: Evaluated, points: Float[Array, "n d"], direction: Float[Array, "n d"], *, exact: bool
+) -> dict[str, Array]:
+    """Mean log-density and root mean squared length of the direction, over the living.
+
+    With scores of all data (``exact``) also two of Stein's identities, which need no more than those scores: under the
+    target ``-E (x - E x) . s / d`` is one (``stein_scale``; of a Gaussian, the cloud's variance over the target's) and
+    ``E s`` is zero (``stein_shift``: its size per coordinate, in standard deviations of the cloud).
+    """
     count = jnp.maximum(jnp.sum(at.alive), 1).astype(direction.dtype)
-    return {
+    shown = {
         "mean_lp": jnp.sum(jnp.where(at.alive, at.logdensity, 0.0)) / count,
         "direction_norm": jnp.sqrt(jnp.sum(direction**2) / count),
     }
+    if not exact:
+        return shown
+    living = jnp.where(at.alive[:, None], points, 0.0)
+    centred = jnp.where(at.alive[:, None], points - jnp.sum(living, axis=0) / count, 0.0)
+    scale = -jnp.sum(centred * at.scores) / (count * points.shape[1])
+    pull = jnp.sum(at.scores, axis=0) / count * jnp.sqrt(jnp.sum(centred**2, axis=0) / count)
+    return {**shown, "stein_scale": scale, "stein_shift": jnp.sqrt(jnp.mean(pull**2))}
 
 
 def flow_summary(records: PyTree) -> dict[str, str]:

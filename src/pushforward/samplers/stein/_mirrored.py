@@ -58,7 +58,7 @@ class AbstractMirrored(AbstractEnsemble):
         direction, statistics = self.direction(mirror, mirror.primal(dual), at)
         direction = jnp.where(fine[:, None], direction, 0.0)
         moved, update = self.update(dual, direction, state.memory.update)
-        shown = {**flow_statistics(at, direction), **statistics}
+        shown = {**flow_statistics(at, dual, direction, exact=batch is None), **statistics}
         return mirror.to_position(moved), FlowMemory(update, ()), fine, shown
 
     def summary(self, records: Any) -> dict[str, str]:
