@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import registry
+from tiers import fast
 
 import pushforward as pf
 from pushforward.samplers import CBO, CBS, EKI, EKS
+from pushforward.samplers._ensemble import particle_normals
 
 DIM, COUNT = 10, 14
 
@@ -172,6 +174,28 @@ def test_a_cloud_of_density_zero_is_not_drawn_to_the_origin(build, getkey):
     state = jax.jit(lambda k, x: kernel.step(k, kernel.init(k, x))[0])(getkey(), start)
     np.testing.assert_array_equal(state.particles, start)
     assert (state.failed_step == 0).all()
+
+
+@pytest.mark.parametrize("exploration", fast(["cloud", "component", "isotropic"], "cloud"))
+def test_a_step_of_consensus_is_the_formula(exploration, getkey):
+    """Weights p^a, drift and noise of one step, written anew in NumPy for given noise."""
+    a, drift, noise, step = 2.0, 0.8, 0.5, 0.1
+    settings = {"inverse_temperature": a, "drift": drift, "noise": noise, "step_size": step}
+    target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    kernel = CBO(6, exploration=exploration, **settings).bind(target, 0)
+    x, key = np.array(jax.random.normal(getkey(), (6, 2))), getkey()
+    state = jax.jit(lambda k, x: kernel.step(k, kernel.init(k, x))[0])(key, jnp.asarray(x))
+    weights = np.exp(-0.5 * a * (x**2).sum(1))
+    consensus = weights @ x / weights.sum()
+    away = x - consensus
+    width = {
+        "cloud": np.sqrt((away**2).mean(0)),
+        "component": away,
+        "isotropic": np.sqrt((away**2).sum(1))[:, None],
+    }[exploration]
+    normal = np.asarray(particle_normals(key, jnp.asarray(x)))
+    np.testing.assert_allclose(state.particles, x - drift * step * away + noise * np.sqrt(step) * width * normal)
+    np.testing.assert_allclose(state.memory.consensus, consensus)
 
 
 def jax_positive():
