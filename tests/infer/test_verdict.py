@@ -266,6 +266,8 @@ def test_particles(gaussian_target):
     assert cloud(iid(num_chains=2, num_draws=300)).ok
     collapsed = np.ones((1, 300, 3))
     assert cloud(collapsed).status == "failed"
+    assert "9 particles" in cloud(iid(num_chains=1, num_draws=9)).reasons[0]
+    assert cloud(iid(num_chains=1, num_draws=10)).ok
     apart = iid(num_chains=2, num_draws=300)
     apart[1] += 2.0
     assert "Replicas disagree" in cloud(apart).reasons[0]

@@ -19,6 +19,10 @@ STEIN_SHIFT_MAX = 0.5
 """Largest mean of the scores per coordinate, times the standard deviation of the cloud; zero under the target."""
 
 
+PARTICLES_MIN = 10
+"""Below it the mean of independent draws is off by a third of a posterior sd and more."""
+
+
 def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
     """Check interacting particles (``draw`` numbers the particles, ``chain`` independent replicas of the cloud)."""
     dataset = group(tree, "unconstrained_posterior")
@@ -43,6 +47,14 @@ def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
                 "doubtful",
                 f"Only {distinct} of {num_particles} particles are distinct (at least half should be). Use more move "
                 "steps, or more particles.",
+            )
+        )
+    if num_clouds * num_particles < PARTICLES_MIN:
+        findings.append(
+            Finding(
+                "doubtful",
+                f"{num_clouds * num_particles} particles (at least {PARTICLES_MIN}) say little about means and less "
+                "about sds. Use more (num_particles), or more clouds (num_chains).",
             )
         )
     if num_clouds > 1:
@@ -92,9 +104,9 @@ def _check_identities(record: xr.Dataset, details: dict[str, Any]) -> list[Findi
         findings.append(
             Finding(
                 "doubtful",
-                f"The cloud is too narrow: by Stein's identity its variances are about {scale:.2g} times the "
-                f"posterior's (at least {STEIN_SCALE[0]}). Use more particles or, in many dimensions, a kernel per "
-                "group of coordinates (samplers.pairs.Graphical); while it spreads, give more steps (num_steps).",
+                f"The cloud is too narrow: by Stein's identity its variances, in the coordinates in which it moves, are "
+                f"about {scale:.2g} times the posterior's (at least {STEIN_SCALE[0]}). Use more particles, a sampler of "
+                "draws (pf.NUTS) or, in SVGD, a kernel per group of coordinates (samplers.pairs.Graphical); while it spreads, give more steps (num_steps).",
             )
         )
     return findings
