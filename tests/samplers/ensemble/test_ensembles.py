@@ -178,14 +178,14 @@ def test_a_cloud_of_density_zero_is_not_drawn_to_the_origin(build, getkey):
 
 @pytest.mark.parametrize("exploration", fast(["cloud", "component", "isotropic"], "cloud"))
 def test_a_step_of_consensus_is_the_formula(exploration, getkey):
-    """Weights p^a, drift and noise of one step, written anew in NumPy for given noise."""
+    """Weights p^a without Jacobian, drift and noise of one step, written anew in NumPy for given noise."""
     a, drift, noise, step = 2.0, 0.8, 0.5, 0.1
     settings = {"inverse_temperature": a, "drift": drift, "noise": noise, "step_size": step}
-    target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.ones(2), jax_positive())
     kernel = CBO(6, exploration=exploration, **settings).bind(target, 0)
     x, key = np.array(jax.random.normal(getkey(), (6, 2))), getkey()
     state = jax.jit(lambda k, x: kernel.step(k, kernel.init(k, x))[0])(key, jnp.asarray(x))
-    weights = np.exp(-0.5 * a * (x**2).sum(1))
+    weights = np.exp(-0.5 * a * (np.exp(x) ** 2).sum(1))
     consensus = weights @ x / weights.sum()
     away = x - consensus
     width = {

@@ -172,6 +172,9 @@ def test_a_chain_at_rest_is_not_due_at_every_step(build, getkey):
         (lambda: pf.StructuredSGLD(0.1, dropout=0.0), "dropout=0.0"),
         (lambda: pf.StructuredSGLD(0.1, memory=0), "memory=0"),
         (lambda: pf.SGLD(0.1, gradient=pf.SGLD), "gradient="),
+        (lambda: pf.SGLD(None), "step_size=None"),
+        (lambda: pf.SGLD(float("inf")), "step_size=inf"),
+        (lambda: pf.SGLD(0.1, temperature=None), "temperature=None"),
     ],
 )
 def test_bad_settings_are_refused_by_name(build, message):

@@ -24,7 +24,7 @@ from .._base import AbstractSampler
 from .._ensemble import bound, require_bound
 from ._density import LogDensity
 from ._gradients import AbstractGradientEstimate
-from ._schedule import AbstractSchedule
+from ._schedule import AbstractSchedule, is_number
 
 Score: TypeAlias = Callable[[Array], Array]
 """An unbiased estimate of grad log p at any position, on one and the same minibatch."""
@@ -127,7 +127,7 @@ def check_temperature(name: str, temperature: float) -> Array:
     Raises:
         ValueError: if it is negative or no number.
     """
-    if isinstance(temperature, bool) or not jnp.ndim(temperature) == 0 or not float(temperature) >= 0:
+    if not is_number(temperature) or not float(temperature) >= 0:
         raise ValueError(
             f"{name}(temperature={temperature!r}): expected a non-negative number; 1 draws from the posterior."
         )
@@ -140,7 +140,7 @@ def check_share(name: str, argument: str, value: float, *, advice: str) -> Array
     Raises:
         ValueError: if it is not.
     """
-    if isinstance(value, bool | str) or jnp.ndim(value) != 0 or not 0 < float(value) < 1:
+    if not is_number(value) or not 0 < float(value) < 1:
         raise ValueError(f"{name}({argument}={value!r}): expected a number between 0 and 1, both excluded; {advice}.")
     return jnp.asarray(value, jnp.result_type(float))
 
@@ -151,7 +151,7 @@ def check_positive(name: str, argument: str, value: float, *, advice: str, zero:
     Raises:
         ValueError: if it is not.
     """
-    if isinstance(value, bool | str) or jnp.ndim(value) != 0 or not (float(value) > 0 or (zero and float(value) == 0)):
+    if not is_number(value) or not (float(value) > 0 or (zero and float(value) == 0)):
         kind = "a number of at least 0" if zero else "a positive number"
         raise ValueError(f"{name}({argument}={value!r}): expected {kind}; {advice}.")
     return jnp.asarray(value, jnp.result_type(float))

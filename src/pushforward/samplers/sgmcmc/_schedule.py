@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,9 +59,16 @@ def as_schedule(name: str, step_size: Any, advice: str = POSITION_ADVICE) -> Abs
         return step_size
     if callable(step_size):
         return Custom(step_size)
-    if isinstance(step_size, bool | str) or jnp.ndim(step_size) != 0 or not float(step_size) > 0:
+    if not is_number(step_size) or not float(step_size) > 0:
         raise ValueError(
             f"{name}(step_size={step_size!r}): expected a positive number (a time step of the full-data dynamics, "
             f"{advice}) or a function of the step, such as an optax schedule."
         )
     return Constant(jnp.asarray(step_size, jnp.result_type(float)))
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one finite number, also as an array without axes."""
+    if value is None or isinstance(value, bool | str) or jnp.ndim(value) != 0:
+        return False
+    return math.isfinite(float(value))

@@ -311,8 +311,9 @@ def _check_move(move: AbstractSampler | None, num_particles: int) -> AbstractSam
         return Leapfrog(np.pi / 16, 8)
     flow = isinstance(move, AbstractEnsemble) and not move.ergodic
     if not isinstance(move, AbstractSampler) or flow or isinstance(move, _OTHER_LAWS):
+        name = getattr(move, "__name__", type(move).__name__)
         raise ValueError(
-            f"SMC(move={type(move).__name__}): expected a Markov kernel that leaves the tempered density invariant, "
+            f"SMC(move={name}): expected a Markov kernel that leaves the tempered density invariant, "
             "such as pf.HMC(step_size=0.2, num_leapfrog=8) or pf.NUTS(step_size=0.5). A flow of particles does not, "
             "nor does a sampler that draws from another density by design."
         )
