@@ -98,6 +98,15 @@ def test_kept_draws_show_what_means_do_not(getkey):
     assert posterior.verdict.details["rhat_max"] < 1.01 < posterior.verdict.details["rhat_kept_max"]
 
 
+def test_online_r_hat_of_chains_that_drift_is_that_of_split_chains(getkey):
+    """640 steps are 40 batches of 16, so that halves are halves; without the drift of a chain the variance is wrong."""
+    target = pf.from_logdensity(lambda x: -0.5 * x**2, jnp.zeros(()))
+    settings = {"key": getkey(), "num_steps": 640, "num_chains": 4, "init": jnp.full(4, 30.0), "progress": False}
+    every = pf.sample(target, pf.SGLD(0.003), **settings).data["posterior"]["x"].values
+    few = pf.sample(target, pf.SGLD(0.003), max_draws=16, **settings).data["online"]["x"]
+    np.testing.assert_allclose(few.sel(statistic="r_hat"), array_stats.rhat(every, method="split"), rtol=5e-3)
+
+
 def test_chains_put_aside_are_in_no_figure(getkey):
     """Chain 2 runs into a wall of NaN: mean and sd are those of the three others, which one far chain would move."""
 

@@ -104,9 +104,10 @@ def _check_identities(record: xr.Dataset, details: dict[str, Any]) -> list[Findi
         findings.append(
             Finding(
                 "doubtful",
-                f"The cloud is too narrow: by Stein's identity its variances, in the coordinates in which it moves, are "
-                f"about {scale:.2g} times the posterior's (at least {STEIN_SCALE[0]}). Use more particles, a sampler of "
-                "draws (pf.NUTS) or, in SVGD, a kernel per group of coordinates (samplers.pairs.Graphical); while it spreads, give more steps (num_steps).",
+                "The cloud is too narrow: by Stein's identity its variances, in the coordinates in which it moves, are "
+                f"about {scale:.2g} times the posterior's (at least {STEIN_SCALE[0]}). Use more particles, a sampler "
+                "of draws (pf.NUTS) or, in SVGD, a kernel per group of coordinates (samplers.pairs.Graphical); while "
+                "it spreads, give more steps (num_steps).",
             )
         )
     return findings

@@ -160,6 +160,17 @@ def test_variance_on_a_standard_normal(count, least, annealed, getkey, figure):
     assert least <= variance <= 1.0
 
 
+def test_annealing_scales_the_attraction_only(getkey):
+    """Half-way through a rise of power two: a quarter of the attraction, all of the repulsion."""
+    kernel = pf.SVGD(9, annealing=Annealing(100, num_cycles=1, power=2.0)).bind(gaussian(), 0)
+    x = jax.random.normal(getkey(), (9, 2))
+    at, key = kernel.evaluate(x, jnp.ones(9, bool), None), getkey()
+    found = [kernel.direction(key, x, at, jnp.asarray(step), (), None)[0] for step in (0, 50, 100)]
+    np.testing.assert_allclose(found[1], found[0] + 0.25 * (found[2] - found[0]), rtol=1e-12)
+    np.testing.assert_allclose(jnp.sum(found[0], axis=0), 0.0, atol=1e-12)
+    assert float(jnp.abs(found[0]).max()) > 0.01
+
+
 @pytest.mark.parametrize("preconditioner", [AverageHessian(), EnsembleCovariance()])
 def test_preconditioned_flow_forgets_the_scales_of_the_target(preconditioner, getkey):
     """Standard deviations 0.01 and 100: the same flow as on the standard normal, up to the change of units."""
