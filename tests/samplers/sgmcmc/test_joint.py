@@ -129,6 +129,21 @@ def test_blocks_by_site_group_coordinate_and_label():
             block_labels(layout, bad)
 
 
+def test_memory_takes_in_an_iterate_per_stride(getkey):
+    """After 6 steps of stride 2 it holds the start and what it was given at steps 2, 4 and 6, and nothing else."""
+    sampler = pf.StructuredSGLD(0.1, memory=50, stride=2).bind(gaussian(), 0)
+    state = sampler.init(getkey(), jnp.zeros(3, "float32"))
+    step = jax.jit(lambda k, s: sampler.step(k, s)[0])
+    visited = []
+    for _ in range(6):
+        state = step(getkey(), state)
+        visited.append(np.asarray(state.position))
+    held = np.unique(np.asarray(state.dynamics.reservoir), axis=0)
+    for x in held:
+        assert any(np.array_equal(x, given) for given in (np.zeros(3), *visited[1::2]))
+    assert any(np.array_equal(x, visited[-1]) for x in held)
+
+
 def test_every_cycle_explores_before_it_draws(getkey):
     """A step that opens a cycle climbs first: its draw is near the mode wherever the cycle before ended."""
     target = pf.from_logdensity(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(200))

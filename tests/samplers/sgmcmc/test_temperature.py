@@ -54,3 +54,16 @@ def test_temperature_is_a_change_of_units_on_a_quadratic(name, getkey):
     found = path(hot, key, ROOT * start)
     np.testing.assert_allclose(found, ROOT * path(plain, key, start), rtol=1e-9, atol=1e-9)
     assert np.std(found[-1]) > 0
+
+
+def test_known_gradient_noise_is_taken_off_the_noise_that_is_added(getkey):
+    """A step of SGHMC on a flat density is friction and noise alone: (1 - a) m + sqrt(2 a T - eps^2 V) xi."""
+    target = pf.from_logdensity(lambda x: 0.0 * jnp.sum(x), jnp.zeros(3))
+    step_size, friction, noise, key = 0.2, 0.3, 8.0, getkey()
+    sampler = pf.SGHMC(step_size, friction=friction, noise=noise).bind(target, 0)
+    state = sampler.init(getkey(), jnp.zeros(3))
+    new = jax.jit(lambda k, s: sampler.step(k, s)[0])(key, state)
+    added = np.sqrt(2 * friction - step_size**2 * noise) * np.asarray(jax.random.normal(key, (3,)))
+    momentum = (1 - friction) * np.asarray(state.dynamics) + added
+    np.testing.assert_allclose(new.dynamics, momentum, rtol=1e-6)
+    np.testing.assert_allclose(new.position, step_size * momentum, rtol=1e-6)
