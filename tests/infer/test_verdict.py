@@ -273,6 +273,15 @@ def test_particles(gaussian_target):
     assert "Replicas disagree" in cloud(apart).reasons[0]
 
 
+@pytest.mark.parametrize(("error", "status"), [(0.4, "ok"), (0.6, "doubtful")])
+def test_an_evidence_of_large_error_is_doubtful(gaussian_target, error, status):
+    attrs = {"log_evidence": -1.0, "log_evidence_error": error}
+    draws = iid(num_chains=2, num_draws=400)
+    posterior = build_posterior(gaussian_target, {"x": draws}, kind="particles", algorithm="SMC", attrs=attrs)
+    assert posterior.verdict.status == status, posterior.verdict.reasons
+    assert ("log evidence" in " ".join(posterior.verdict.reasons)) == (status == "doubtful")
+
+
 def test_point_estimate_is_ok_but_says_what_it_is(gaussian_target):
     def point(converged):
         return build_posterior(

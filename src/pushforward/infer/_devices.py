@@ -54,12 +54,10 @@ def place_state(mesh: Mesh | None, chains: Chains, state: Any) -> Any:
     inner = _cloud(state)
     count, wanted = inner.failed_step.shape[1], padded_count(chains.sampler.num_particles, shards)
 
-    def resize(leaf: Array) -> Array:
-        # Everything that a cloud keeps per particle has the particles on the axis after the clouds.
-        fits = leaf.ndim > 1 and leaf.shape[1] == count
-        return _place(mesh, _resized(leaf, 1, wanted), 1) if fits else _place(mesh, leaf, None)
+    def resize(leaf: Array, per_particle: bool) -> Array:
+        return _place(mesh, _resized(leaf, 1, wanted), 1) if per_particle else _place(mesh, leaf, None)
 
-    resized = jax.tree.map(resize, inner)
+    resized = jax.tree.map(resize, inner, _per_particle(chains, inner, count))
     filling = jnp.arange(wanted) >= chains.sampler.num_particles
     resized = resized._replace(failed_step=jnp.where(filling, FILLING, resized.failed_step))
     if inner is state:
@@ -71,6 +69,17 @@ def place_state(mesh: Mesh | None, chains: Chains, state: Any) -> Any:
 def _cloud(state: Any) -> Any:
     """The state of the clouds, inside that of a run that keeps figures."""
     return state if hasattr(state, "failed_step") else state.inner
+
+
+def _per_particle(chains: Chains, state: Any, count: int) -> Any:
+    """Which leaves of a cloud's state have the particles on the axis after the clouds: those that grow with them."""
+
+    def shapes(number: int) -> Any:
+        clouds, _, *rest = state.particles.shape
+        positions = jnp.zeros((clouds, number, *rest), state.particles.dtype)
+        return jax.eval_shape(lambda k, x: chains.inner(chains.init(k, x)), jax.random.key(0), positions)
+
+    return jax.tree.map(lambda one, more: one.shape != more.shape, shapes(count), shapes(count + 1))
 
 
 def _check_shares(chains: Chains, shards: int) -> None:

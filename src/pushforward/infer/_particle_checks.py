@@ -18,7 +18,8 @@ STEIN_SCALE = (0.7, 1.5)
 STEIN_SHIFT_MAX = 0.5
 """Largest mean of the scores per coordinate, times the standard deviation of the cloud; zero under the target."""
 
-
+EVIDENCE_ERROR_MAX = 0.5
+"""Largest standard error of a log evidence, in nats: beyond it the estimate's own error is hardly known."""
 PARTICLES_MIN = 10
 """Below it the mean of independent draws is off by a third of a posterior sd and more."""
 
@@ -61,6 +62,7 @@ def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
         findings += _check_replicas(draws, names, details)
     else:
         findings.append(Finding("note", "One cloud: only replicas (num_chains) can reveal a missed mode."))
+    findings += _check_evidence(tree, details)
     record = group(tree, "optimization")
     findings += _check_identities(record, details)
     if "converged" in record:
@@ -72,6 +74,22 @@ def check_particles(tree: xr.DataTree) -> tuple[list[Finding], dict[str, Any]]:
                 )
             )
     return findings, details
+
+
+def _check_evidence(tree: xr.DataTree, details: dict[str, Any]) -> list[Finding]:
+    error = tree.attrs.get("log_evidence_error")
+    if error is None:
+        return []
+    details["log_evidence_error"] = float(error)
+    if float(error) <= EVIDENCE_ERROR_MAX:
+        return []
+    return [
+        Finding(
+            "doubtful",
+            f"The standard error of the log evidence is {float(error):.2g} nats (at most {EVIDENCE_ERROR_MAX}). Use "
+            "more particles, more move steps, or smaller steps of the temperature (a larger ess_fraction).",
+        )
+    ]
 
 
 def _check_identities(record: xr.Dataset, details: dict[str, Any]) -> list[Finding]:
