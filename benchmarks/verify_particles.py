@@ -83,7 +83,7 @@ def million_section() -> Section:
     table = [
         ("growth of memory, MB", f"{row.growth_mb:.1f}", f"{million_steps.GROWTH_MB:.0f}"),
         ("share of time for the progress line", f"{row.overhead:.1%}", f"{million_steps.OVERHEAD:.0%}"),
-        ("programs compiled after the first run", str(row.compilations), "1"),
+        ("programs of the loop, over twelve runs", str(row.compilations), "1"),
         ("largest relative error of a variance", f"{row.worst_variance:.4f}", ""),
         ("seconds", f"{row.seconds:.0f}", ""),
     ]
