@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,14 @@ def _named(output: Any) -> dict[str, torch.Tensor]:
     return {str(i): o for i, o in enumerate(outputs)}
 
 
+class Compared(NamedTuple):
+    """What agreed with torch."""
+
+    outputs: list[Any]
+    gradients: dict[str, Any]
+    """By the name of the input."""
+
+
 def compare(
     function: Callable[[dict[str, Any]], Any],
     traced_at: Mapping[str, torch.Tensor],
@@ -77,8 +85,11 @@ def compare(
     tolerance: float,
     *,
     gradient: bool = True,
-) -> Graph:
-    """Trace at one point; compare value and vector-Jacobian product at another."""
+) -> Compared:
+    """Trace at one point; assert that value and vector-Jacobian product at another are those of torch.
+
+    The cotangent of an output counts evenly from 0.5 to 1.5.
+    """
     graph, constants = translate(function, traced_at)
     moving = [k for k, v in inputs.items() if v.is_floating_point() and not k.startswith("buffer")] if gradient else []
 
@@ -118,7 +129,7 @@ def compare(
         close(found[k], v, tolerance, f"output {k}")
     for k, g in zip(moving, wanted, strict=True):
         close(gradients[k], torch.zeros_like(leaves[k]) if g is None else g, tolerance, f"gradient of {k}")
-    return graph
+    return Compared(list(found.values()), gradients)
 
 
 def close(got: Any, expected: torch.Tensor, tolerance: float, what: str) -> None:

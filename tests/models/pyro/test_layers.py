@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -187,5 +188,9 @@ def test_activations(batch: int, seed: int) -> None:
 
 def test_hardsigmoid() -> None:
     """Torch's own derivative is one sixth in single precision."""
-    points = [{"x": Gen(seed, torch.float64).real(4)} for seed in range(2)]
-    compare(lambda x: nn.functional.hardsigmoid(x["x"]), points[0], points[1], 1e-8)
+    points = [{"x": 3.0 * Gen(seed, torch.float64).real(4)} for seed in range(2)]
+    compared = compare(lambda x: nn.functional.hardsigmoid(x["x"]), points[0], points[1], 1e-8)
+    x = points[1]["x"].numpy()
+    np.testing.assert_allclose(compared.outputs[0], np.clip(x / 6.0 + 0.5, 0.0, 1.0), rtol=1e-14)
+    slope = np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0)
+    np.testing.assert_allclose(compared.gradients["x"], np.linspace(0.5, 1.5, 4) * slope, rtol=1e-8)

@@ -182,7 +182,9 @@ def test_operations(group: str, dtype: torch.dtype, rows: int, seed: int) -> Non
 
     torch.set_default_dtype(dtype)
     points = [_inputs(seed + i, rows, dtype) for i in range(2)]
-    compare(all_of, points[0], points[1], TOLERANCE[dtype])
+    compared = compare(all_of, points[0], points[1], TOLERANCE[dtype])
+    assert len(compared.outputs) == len(GROUPS[group])
+    assert set(compared.gradients) == {name for name, value in points[1].items() if value.is_floating_point()}
 
 
 def test_digamma_and_trigamma() -> None:
@@ -230,7 +232,9 @@ def test_derivatives_at_kinks_are_those_of_torch() -> None:
             a.sign() + a.round() + a.floor() + a.ceil() + a.trunc(),
         )
 
-    compare(kinks, {k: v + 0.1 for k, v in at.items()}, at, 1e-12)
+    compared = compare(kinks, {k: v + 0.1 for k, v in at.items()}, at, 1e-12)
+    assert len(compared.outputs) == len(kinks(at))
+    assert set(compared.gradients) == {"x", "y"}
 
 
 def test_detached_parts_and_gradient_free_blocks_have_no_gradient() -> None:
@@ -239,4 +243,8 @@ def test_detached_parts_and_gradient_free_blocks_have_no_gradient() -> None:
             scale = x["x"].exp()
         return x["x"] * scale + x["x"].detach() ** 2
 
-    compare(function, {"x": torch.tensor([0.3])}, {"x": torch.tensor([0.7])}, 1e-12)
+    x = torch.tensor([0.7], dtype=torch.float64)
+    compared = compare(function, {"x": x - 0.4}, {"x": x}, 1e-12)
+    np.testing.assert_allclose(compared.outputs[0], [0.7 * np.exp(0.7) + 0.49], rtol=1e-14)
+    # Only the first factor counts: the derivative is exp(x), not (1 + x) exp(x) + 2 x.
+    np.testing.assert_allclose(compared.gradients["x"], [0.5 * np.exp(0.7)], rtol=1e-14)
