@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array
 
 from ..estimators import AbstractGradient, AbstractObjective
-from ..estimators.gradients import Parameters, join, split
+from ..estimators.gradients import Estimate, Parameters, join, split
 from ..models import Target
 from ..models._types import Key
 from ..models.guides import AbstractFlow, AbstractGuide, Whitened
@@ -25,6 +25,13 @@ _STOPS = 40
 """Snapshots of an optimisation; their distance grows geometrically."""
 _STEPS = 2000
 _PARTICLES = 8
+_FLOW_PARTICLES = 32
+"""Draws per step of the fit that ends at a flow's optimum. A flow hardly ever contains the posterior, so that no path
+gradient falls silent there: with 8 draws their noise stopped fits of a bent density 0.01 to 0.03 nats short, and the
+variance measured there was up to four times that at the optimum."""
+_LOOKS = 32
+"""Draws of ``_PARTICLES`` each that give the loss at a snapshot: those of a few steps are noise, and a lucky one near
+the start would stand for half of the way."""
 _PATH = 8
 """Places of ``at="path"``, both ends included."""
 NAMES = ("start", "middle", "optimum")
@@ -141,7 +148,7 @@ def _place(name: str, guide: Any, target: Target) -> Place:
 def optimisation_path(key: Key, target: Target, start: AbstractGuide, objective: AbstractObjective) -> list[Place]:
     """Eight guides from ``start`` to the optimum, evenly spaced in the logarithm of the loss still to be lost.
 
-    The optimum is that of `fit`. The way there is one run of a learning-rate-free optimiser (Prodigy,
+    The optimum is that of `fit`, with more draws per step for flows. The way there is one run of a learning-rate-free optimiser (Prodigy,
     arXiv:2306.06101) from ``start`` in the guide's own parameters.
     """
     from ._fit import fit
@@ -153,7 +160,7 @@ def optimisation_path(key: Key, target: Target, start: AbstractGuide, objective:
         start,
         objective=objective,
         gradient=gradient,
-        num_particles=_PARTICLES,
+        num_particles=_FLOW_PARTICLES if isinstance(start, AbstractFlow) else _PARTICLES,
         num_restarts=2,
         num_draws=128,
         key=key_fit,
@@ -193,34 +200,37 @@ def _travel(
     own: Any,
     stops: Array,
 ) -> tuple[Any, Array]:
-    """Guide and model parameters at the stops, and the mean loss since the stop before."""
+    """Guide and model parameters at the stops, and the mean loss there."""
     _, static = split(target, guide)
     _, fixed = eqx.partition(gradient, eqx.is_inexact_array)
     optimizer = optax.contrib.prodigy()
     learned = parameters._replace(estimator=None)
 
-    def advance(i: Array, carry: Any) -> Any:
-        parameters, own, state, total = carry
-        key_draw, key_batch = jax.random.split(jax.random.fold_in(key, i))
+    key_steps, key_looks = jax.random.split(key)
+
+    def estimated(key: Key, parameters: Parameters, own: Any) -> tuple[Estimate, Parameters]:
+        key_draw, key_batch = jax.random.split(key)
         joined_target, joined_guide = join(parameters, target, static)
         batch = target.minibatch(key_batch) if target.subsampled else None
-        estimate, steps = eqx.combine(own, fixed).value_and_grad(
+        return eqx.combine(own, fixed).value_and_grad(
             key_draw, objective, joined_target, joined_guide, _PARTICLES, batch
         )
+
+    def advance(i: Array, carry: Any) -> Any:
+        parameters, own, state = carry
+        _, steps = estimated(jax.random.fold_in(key_steps, i), parameters, own)
         if steps.estimator is not None:
             own = jax.tree.map(jnp.subtract, own, steps.estimator)
         updates, state = optimizer.update(steps._replace(estimator=None), state, parameters)
-        return optax.apply_updates(parameters, updates), own, state, total + estimate.loss
+        return optax.apply_updates(parameters, updates), own, state
 
     def stretch(carry: Any, ends: tuple[Array, Array]) -> tuple[Any, Any]:
         begin, end = ends
-        parameters, own, state, total = jax.lax.fori_loop(begin, end, advance, carry)
-        return (parameters, own, state, jnp.zeros_like(total)), (
-            (parameters.guide, parameters.model),
-            total / (end - begin),
-        )
+        parameters, own, state = jax.lax.fori_loop(begin, end, advance, carry)
+        looks = jax.random.split(jax.random.fold_in(key_looks, end), _LOOKS)
+        losses = jax.lax.map(lambda k: estimated(k, parameters, own)[0].loss, looks)
+        return (parameters, own, state), ((parameters.guide, parameters.model), jnp.mean(losses))
 
-    zero = jnp.zeros((), jax.tree.leaves(learned)[0].dtype)
     begins = jnp.concatenate([jnp.zeros((1,), stops.dtype), stops[:-1]])
-    _, (snapshots, losses) = jax.lax.scan(stretch, (learned, own, optimizer.init(learned), zero), (begins, stops))
+    _, (snapshots, losses) = jax.lax.scan(stretch, (learned, own, optimizer.init(learned)), (begins, stops))
     return snapshots, losses
