@@ -27,22 +27,23 @@ LOG_EVIDENCE = 1.25
 """Added to the normalised Gaussian below, so that an ELBO has a non-trivial exact value."""
 
 
-def gaussian_target() -> Target:
-    """A normalised Gaussian times exp(LOG_EVIDENCE), over a two-leaf pytree."""
-    precision = np.linalg.inv(COVARIANCE)
-    constant = LOG_EVIDENCE - 0.5 * np.linalg.slogdet(2 * np.pi * COVARIANCE)[1]
+def gaussian_target(dim: int = DIM) -> Target:
+    """A normalised Gaussian times exp(LOG_EVIDENCE), over a two-leaf pytree; or its first coordinates."""
+    covariance = COVARIANCE[:dim, :dim]
+    precision = np.linalg.inv(covariance)
+    constant = LOG_EVIDENCE - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
 
     def logdensity(position):
         x = jnp.concatenate([position["a"][None], position["b"]])
-        d = x - jnp.asarray(MEAN, x.dtype)
+        d = x - jnp.asarray(MEAN[:dim], x.dtype)
         return jnp.asarray(constant, x.dtype) - 0.5 * d @ jnp.asarray(precision, x.dtype) @ d
 
-    return pf.from_logdensity(logdensity, {"a": jnp.zeros(()), "b": jnp.zeros(2)})
+    return pf.from_logdensity(logdensity, {"a": jnp.zeros(()), "b": jnp.zeros(dim - 1)})
 
 
 def target_for(name: str) -> Target:
     """The Gaussian as the sampler of that name wants it."""
-    return _inverse_problem() if KERNELS[name].inverse else gaussian_target()
+    return _inverse_problem() if KERNELS[name].inverse else gaussian_target(KERNELS[name].dim)
 
 
 def _inverse_problem() -> Target:

@@ -28,6 +28,8 @@ class KernelCase(NamedTuple):
     """For ensembles that look for the mode."""
     inverse: bool = False
     """Needs a forward map: the same Gaussian as the posterior of an inverse problem."""
+    dim: int = 3
+    """Coordinates of the Gaussian: methods on a grid take the first two."""
     slow: bool = False
     """Shares its mechanisms with other cases: checked in the slow tier only."""
     num_steps: int = 2000

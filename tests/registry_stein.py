@@ -44,6 +44,12 @@ STEIN: dict[str, dict[str, Any]] = {
         "cloud": (0.8, 1.2),
     },
 }
+
+# One box for targets of one and of two dimensions.
+BOX = {"lower": -7.0, "upper": 7.0, "num_particles": 50, "num_grid": 56, "num_functions": 30}
+GRID = {"dim": 2, "num_steps": 800, "cloud": (0.8, 1.2)}
+STEIN["LAWGD"] = {"build": lambda: pf.LAWGD(**BOX, optimizer=optax.adagrad(0.5)), **GRID}
+STEIN["CoinLAWGD"] = {"build": lambda: pf.CoinLAWGD(**BOX), **GRID}
 for name, case in STEIN.items():
     case.setdefault("cloud", (0.7, 1.05))
-    case["slow"] = name in ("MirroredSVGD", "SVMD", "SVNG", "KSDDescent", "MMDFlow")
+    case["slow"] = name in ("MirroredSVGD", "SVMD", "SVNG", "KSDDescent", "MMDFlow", "LAWGD", "CoinLAWGD")

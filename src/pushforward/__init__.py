@@ -75,6 +75,7 @@ from .samplers import CBS as CBS
 from .samplers import EKI as EKI
 from .samplers import EKS as EKS
 from .samplers import HMC as HMC
+from .samplers import LAWGD as LAWGD
 from .samplers import NUTS as NUTS
 from .samplers import PSGLD as PSGLD
 from .samplers import SGHMC as SGHMC
@@ -87,6 +88,7 @@ from .samplers import SVNG as SVNG
 from .samplers import SVRG as SVRG
 from .samplers import BirthDeath as BirthDeath
 from .samplers import CoinKSDD as CoinKSDD
+from .samplers import CoinLAWGD as CoinLAWGD
 from .samplers import CoinMirroredSVGD as CoinMirroredSVGD
 from .samplers import CoinSVGD as CoinSVGD
 from .samplers import CoinSVMD as CoinSVMD

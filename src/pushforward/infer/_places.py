@@ -148,8 +148,8 @@ def _place(name: str, guide: Any, target: Target) -> Place:
 def optimisation_path(key: Key, target: Target, start: AbstractGuide, objective: AbstractObjective) -> list[Place]:
     """Eight guides from ``start`` to the optimum, evenly spaced in the logarithm of the loss still to be lost.
 
-    The optimum is that of `fit`, with more draws per step for flows. The way there is one run of a learning-rate-free optimiser (Prodigy,
-    arXiv:2306.06101) from ``start`` in the guide's own parameters.
+    The optimum is that of `fit`, with more draws per step for flows. The way there is one run of a learning-rate-free
+    optimiser (Prodigy, arXiv:2306.06101) from ``start`` in the guide's own parameters.
     """
     from ._fit import fit
 

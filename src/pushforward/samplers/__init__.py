@@ -23,11 +23,13 @@ from .sgmcmc import CyclicalSGLD as CyclicalSGLD
 from .sgmcmc import EntropyMCMC as EntropyMCMC
 from .sgmcmc import StructuredSGLD as StructuredSGLD
 from .smc import SMC as SMC
+from .stein import LAWGD as LAWGD
 from .stein import SVGD as SVGD
 from .stein import SVMD as SVMD
 from .stein import SVNG as SVNG
 from .stein import BirthDeath as BirthDeath
 from .stein import CoinKSDD as CoinKSDD
+from .stein import CoinLAWGD as CoinLAWGD
 from .stein import CoinMirroredSVGD as CoinMirroredSVGD
 from .stein import CoinSVGD as CoinSVGD
 from .stein import CoinSVMD as CoinSVMD

@@ -97,16 +97,21 @@ def test_mmd_flow_follows_the_gradient_of_the_discrepancy(getkey):
 
     noisy = pf.MMDFlow(draws, 7, kernel=IMQ(1.7), noise=1.0, noise_steps=10).bind(target, 0)
 
+    def witness(z):
+        return jnp.mean(jax.vmap(lambda b: imq(z, b))(x)) - jnp.mean(jax.vmap(lambda b: imq(z, b))(draws))
+
     @jax.jit
     def directions(key):
         at = kernel.evaluate(x, jnp.ones(7, bool), None)
-        others = jax.vmap(lambda step: noisy.direction(key, x, at, step, (), None)[0])(jnp.asarray([5, 10, 11]))
-        return kernel.direction(key, x, at, jnp.asarray(0), (), None)[0], -7 * jax.grad(half_squared)(x), others
+        others = jax.vmap(lambda step: noisy.direction(key, x, at, step, (), None)[0])(jnp.asarray([0, 4, 10, 11]))
+        xi = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (2,)))(jnp.arange(7))
+        probed = [-jax.vmap(jax.grad(witness))(x + beta * xi) for beta in (1.0, 0.6, 0.0, 0.0)]
+        return kernel.direction(key, x, at, jnp.asarray(0), (), None)[0], -7 * jax.grad(half_squared)(x), others, probed
 
-    found, exact, others = directions(getkey())
+    found, exact, others, probed = directions(getkey())
     np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-12)
-    # Half-way there is noise, at its end and after it there is none.
-    assert [bool(jnp.allclose(other, found)) for other in others] == [False, True, True]
+    # The gradient of the witness at noisy points: all of beta_0 at first, four tenths less at step 4 of 10, then none.
+    np.testing.assert_allclose(others, jnp.stack(probed), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow

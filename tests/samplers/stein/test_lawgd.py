@@ -9,7 +9,7 @@ import pytest
 from scipy.special import eval_hermitenorm, factorial
 
 import pushforward as pf
-from pushforward.samplers.stein import LAWGD, CoinLAWGD
+from pushforward import LAWGD, CoinLAWGD
 from pushforward.samplers.stein._lawgd import langevin_spectrum
 
 

@@ -52,13 +52,14 @@ class AbstractLAWGD(AbstractParticleFlow):
         """
         sampler = bound(self, target)
         _, layout = require_bound(sampler)
-        if layout.dim != len(self.lower):
+        if layout.dim > 2 or len(self.lower) not in (1, layout.dim):
             raise ValueError(
                 f"{type(self).__name__}(lower={self.lower}, upper={self.upper}): the target has {layout.dim} "
-                "unconstrained dimension(s); expected one bound each, for a target of one or two dimensions. Use "
-                "pf.SVGD for more."
+                "unconstrained dimension(s); expected a bound for all or one each, for a target of one or two "
+                "dimensions. Use pf.SVGD for more."
             )
-        axes = [np.linspace(a, b, self.num_grid) for a, b in zip(self.lower, self.upper, strict=True)]
+        low, high = (np.broadcast_to(corner, (layout.dim,)) for corner in (self.lower, self.upper))
+        axes = [np.linspace(a, b, self.num_grid) for a, b in zip(low, high, strict=True)]
         spectrum = langevin_spectrum(_density_on(target, layout, axes), axes, self.num_functions)
         cast = Spectrum(*(jnp.asarray(x, layout.dtype) for x in spectrum))
         return eqx.tree_at(lambda s: s.spectrum, sampler, cast, is_leaf=lambda x: x is None)
@@ -98,7 +99,8 @@ class LAWGD(AbstractLAWGD):
     mass finds the right mode weights; the eigenfunctions make it a method for small dimensions.
 
     Args:
-        lower: lower corner of a box that holds the target, in unconstrained coordinates; a number or one per dimension.
+        lower: lower corner of a box that holds the target, in unconstrained coordinates; a number for all dimensions or
+            one each.
         upper: upper corner.
         num_particles: at least 2.
         num_grid: points per dimension.
