@@ -1,0 +1,75 @@
+"""From a problem to optimal potentials: which iterations, in which order, and when to stop."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ._anderson import anderson
+from ._geometry import Dense
+from ._ladder import descend
+from ._newton import AbstractSystem
+from ._problem import Point, Problem
+from ._sinkhorn import sinkhorn
+from ._systems import ConjugateGradients, Hybrid, Sparse
+
+Method: TypeAlias = Literal["auto", "sinkhorn", "anderson", "newton-cg", "newton-sparse"]
+
+_DIRECT_LIMIT = 2048
+"""Columns up to which Newton's system is factorised."""
+_COARSEST = 0.2
+"""Regularisation of the first rung, as a share of the mean absolute deviation of the costs."""
+_WARM = 0.1
+"""Marginal error, as a share of the mass, below which initial potentials need no ladder."""
+
+
+class Settings(eqx.Module):
+    """How a problem is solved."""
+
+    method: Method = eqx.field(static=True)
+    max_sweeps: int = eqx.field(static=True)
+    max_newton_steps: int = eqx.field(static=True)
+
+
+class Iterations(NamedTuple):
+    """Where the iterations ended."""
+
+    point: Point
+    num_sweeps: Int[Array, ""]
+    num_newton_steps: Int[Array, ""]
+
+
+def iterate(problem: Problem, g: Float[Array, " m"], tolerance: Float[Array, ""], settings: Settings) -> Iterations:
+    """Iterate until the marginal error is at most ``tolerance`` or nothing helps any more."""
+    start = problem.point(jnp.zeros_like(problem.a), g)
+    zero = jnp.zeros((), jnp.int32)
+    if settings.method in ("sinkhorn", "anderson"):
+        accelerated = anderson if settings.method == "anderson" else sinkhorn
+        found = accelerated(problem, start, tolerance, settings.max_sweeps)
+        return Iterations(_extended(problem, found.point), found.num_sweeps, zero)
+    system = choose_system(problem, settings.method)
+    coarsest = _COARSEST * problem.geometry.spread(problem.a, problem.b)
+    warm = problem.error(start) <= _WARM * jnp.sum(problem.b)
+    coarsest = jnp.where(warm, problem.epsilon, coarsest)
+    down = descend(problem, g, coarsest, tolerance, system, settings.max_sweeps, settings.max_newton_steps)
+    # Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on.
+    rest = anderson(problem, down.point, tolerance, settings.max_sweeps - down.num_sweeps)
+    point = _extended(problem, rest.point)
+    return Iterations(point, down.num_sweeps + rest.num_sweeps, down.num_newton_steps)
+
+
+def _extended(problem: Problem, point: Point) -> Point:
+    """With the optimal potential for columns of weight zero too, which no iteration looks at."""
+    optimal = problem.column_marginal.update(point.g - problem.epsilon * point.log_columns, problem.epsilon)
+    return point._replace(g=jnp.where(problem.b > 0, point.g, optimal))
+
+
+def choose_system(problem: Problem, method: Method) -> AbstractSystem:
+    """How a method solves Newton's linear system for a problem of this size."""
+    if method == "newton-sparse":
+        return Sparse()
+    small = isinstance(problem.geometry, Dense) and problem.geometry.shape[1] <= _DIRECT_LIMIT
+    return Hybrid() if method == "auto" and small else ConjugateGradients()
