@@ -1,0 +1,116 @@
+"""The entry point: from points, weights and a cost to a plan that says whether it can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._arguments import check_positive, make_geometry, make_marginals, make_weights
+from ._certificate import certify
+from ._implicit import differentiable
+from ._iterate import Method, Settings, iterate
+from ._marginals import Soft
+from ._problem import Problem
+from ._solution import Transport
+
+_ROUNDING = 0.5
+"""Share of the largest relative rounding error of a plan's entries that is left in its sums."""
+
+
+def solve(
+    x: Any = None,
+    y: Any = None,
+    *,
+    a: Any = None,
+    b: Any = None,
+    cost: Any = "sqeuclidean",
+    epsilon: Any,
+    method: Method = "auto",
+    marginal_strength: Any = None,
+    initial: Any = None,
+    tolerance: Any = None,
+    max_sweeps: int = 2000,
+    max_newton_steps: int = 100,
+) -> Transport:
+    """Entropic optimal transport: ``min_P <C, P> + epsilon KL(P | a b^T)`` over plans with marginals a and b.
+
+    ``KL(P | Q) = sum P log(P / Q) - P + Q``. Up to 4 million pairs costs are stored, beyond that computed block by
+    block at each pass: memory is then linear in n + m. Cost of a sweep, a pair of passes: O(n m d). Iterations are not
+    differentiated: derivatives come from the conditions that optimal potentials meet.
+
+    Args:
+        x: points (n, d), or None when ``cost`` is a matrix.
+        y: points (m, d), or None when ``cost`` is a matrix.
+        a: weights (n,) that sum to one; None for equal ones. Zeros are allowed.
+        b: weights (m,).
+        cost: "sqeuclidean", "euclidean", "l1", "cosine", a function of two points, or a matrix (n, m).
+        epsilon: regularisation, in units of the cost.
+        method: "auto" goes down a ladder of regularisations with sweeps and Newton steps, whichever gets on faster.
+            "sinkhorn" and "anderson" (accelerated) make sweeps at ``epsilon`` only; "newton-cg" (conjugate gradients on
+            the whole plan) and "newton-sparse" (on its largest entries) are "auto" with that linear solver.
+        marginal_strength: None holds both marginals; a number, or a pair (None for an exact one), charges
+            ``strength KL(marginal | weights)`` instead, in units of the cost.
+        initial: potential g of shape (m,) to start from, such as that of a similar problem.
+        tolerance: largest summed absolute deviation of both marginals. By default 1e-12 in float64 and 1e-5 in float32,
+            or what the dtype resolves at this epsilon if that is more.
+        max_sweeps: most Sinkhorn sweeps.
+        max_newton_steps: most Newton steps.
+
+    Returns:
+        A `Transport`, which says whether it converged and how far from optimal it can be.
+
+    Raises:
+        ValueError: for costs that are not finite, weights that are negative or do not sum to one, sets that are empty
+            or do not match, or an epsilon that is not positive.
+
+    Reference: Cuturi, arXiv:1306.0895 (sweeps); Tang et al., arXiv:2401.12253 (Newton steps after sweeps).
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r}: expected one of {list(get_args(Method))}.")
+    geometry = make_geometry(x, y, cost)
+    (n, m), dtype = geometry.shape, geometry.dtype
+    marginals = make_marginals(marginal_strength, dtype)
+    free = all(isinstance(each, Soft) for each in marginals)
+    weights = make_weights("a", a, n, dtype, any_mass=free), make_weights("b", b, m, dtype, any_mass=free)
+    problem = Problem(geometry, *weights, check_positive("epsilon", epsilon, dtype), *marginals)
+    start = jnp.zeros((m,), dtype) if initial is None else jnp.asarray(initial, dtype)
+    if start.shape != (m,):
+        raise ValueError(f"initial has shape {start.shape}: expected the potential g, of shape ({m},).")
+    tolerance = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "shares of the mass")
+    for name, most in {"max_sweeps": max_sweeps, "max_newton_steps": max_newton_steps}.items():
+        if not isinstance(most, int) or most < 0:
+            raise ValueError(f"{name}={most!r}: expected a whole number of at least zero.")
+    return _solve(problem, start, tolerance, Settings(method, max_sweeps, max_newton_steps))
+
+
+@eqx.filter_jit
+def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | None, settings: Settings) -> Transport:
+    fixed, initial = jax.lax.stop_gradient((problem, initial))
+    dtype = fixed.geometry.dtype
+    scale = fixed.geometry.spread(fixed.a, fixed.b)
+    resolution = _ROUNDING * jnp.finfo(dtype).eps * scale / fixed.epsilon
+    if tolerance is None:
+        tolerance = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * resolution)
+    aim = jnp.maximum(tolerance - resolution, 0.25 * tolerance)
+    found = iterate(fixed, initial, aim, settings)
+    known = jax.lax.stop_gradient(certify(fixed, found.point))
+    potentials, value = differentiable(problem, found.point.f, found.point.g)
+    return Transport(
+        problem=problem,
+        cost=value,
+        potentials=potentials,
+        linear_cost=known.linear,
+        dual=known.dual,
+        primal=known.primal,
+        gap=known.gap,
+        row_error=known.row_error,
+        column_error=known.column_error,
+        tolerance=tolerance,
+        resolution=resolution,
+        num_sweeps=found.num_sweeps,
+        num_newton_steps=found.num_newton_steps,
+    )
