@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ._arguments import make_geometry, make_weights
+from ._arguments import check_positive, make_geometry, make_weights
 from ._certificate import certify
-from ._checks import check_positive
 from ._implicit import differentiable
 from ._iterate import choose_system
 from ._marginals import Exact
@@ -109,7 +108,7 @@ def exact(
     share = (1e-6 if dtype == jnp.float64 else 2e-3) if tolerance is None else tolerance
     # The regularisation is chosen below.
     problem = Problem(geometry, *weights, jnp.ones((), dtype), Exact(), Exact())
-    return _exact(problem, check_positive("tolerance", share, dtype))
+    return _exact(problem, check_positive("tolerance", share, dtype, "shares of the costs' scale"))
 
 
 class Bounds(NamedTuple):
