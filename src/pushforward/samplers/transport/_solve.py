@@ -95,7 +95,8 @@ def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | Non
     resolution = _ROUNDING * jnp.finfo(dtype).eps * scale / fixed.epsilon
     if tolerance is None:
         tolerance = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * resolution)
-    aim = jnp.maximum(tolerance - resolution, 0.25 * tolerance)
+    # Short of the tolerance by what rounding may hide, but not below what rounding leaves.
+    aim = jnp.maximum(jnp.maximum(tolerance - resolution, 0.25 * tolerance), 0.5 * resolution)
     found = iterate(fixed, initial, aim, settings)
     known = jax.lax.stop_gradient(certify(fixed, found.point))
     potentials, value = differentiable(problem, found.point.f, found.point.g)
