@@ -66,8 +66,6 @@ def power_of_distance(x: Array, y: Array, p: float) -> Array:
     difference = x - y
     if p == 2.0:
         return difference**2
-    if p == 1.0:
-        return jnp.abs(difference)
     apart = difference != 0
     return jnp.where(apart, jnp.abs(jnp.where(apart, difference, 1.0)) ** p, 0.0)
 
