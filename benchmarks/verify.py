@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 import verify_particles
+import verify_transport
 import verify_vi
 from sections import Section
 
@@ -169,6 +170,7 @@ SECTIONS = {
     "import": import_section,
     **verify_vi.SECTIONS,
     **verify_particles.SECTIONS,
+    **verify_transport.SECTIONS,
 }
 
 
