@@ -9,6 +9,7 @@ from ._exact import exact as exact
 from ._gaussian import GaussianTransport as GaussianTransport
 from ._gaussian import bures_wasserstein as bures_wasserstein
 from ._gaussian import gaussian_transport as gaussian_transport
+from ._grid import Grid as Grid
 from ._lightsb import LightSB as LightSB
 from ._one_dimensional import one_dimensional as one_dimensional
 from ._partial import PartialTransport as PartialTransport

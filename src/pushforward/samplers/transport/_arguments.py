@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ._cost import block_cost
 from ._geometry import AbstractGeometry, Cloud, Dense
+from ._grid import Grid, grid_geometry
 from ._marginals import AbstractMarginal, Exact, Soft
 
 _DENSE_LIMIT = 2**22
@@ -28,6 +29,8 @@ def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
         if _known(matrix) and not np.all(np.isfinite(np.asarray(matrix))):
             raise ValueError(f"cost has {_count_bad(matrix)} entries that are not finite: expected finite costs.")
         return Dense(matrix)
+    if isinstance(x, Grid) or isinstance(y, Grid):
+        return grid_geometry(x, y, cost)
     if x is None or y is None:
         raise ValueError("x and y are needed: points of shapes (n, d) and (m, d); or pass cost=matrix without points.")
     x, y = _points("x", x), _points("y", y)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._geometry import bounded_exponent
+from ._grid import Separable
 from ._marginals import AbstractMarginal, Soft
 from ._problem import Point, Problem
+from ._separable_rounding import rounded_parts
 
 
 class Certificate(NamedTuple):
@@ -53,7 +55,10 @@ def certify(problem: Problem, point: Point) -> Certificate:
     short_columns = _short(problem.column_marginal, b, column_scale * left)
     missing = jnp.sum(short_rows)
     spread = (f, row_scale, _ratio(short_rows, a)), (g, b, column_scale, _ratio(short_columns, b) / _or_one(missing))
-    parts = geometry.reduce(_rounded_term, epsilon, *spread)
+    if isinstance(geometry, Separable):
+        parts = rounded_parts(geometry, epsilon, *spread)
+    else:
+        parts = geometry.reduce(_rounded_term, epsilon, *spread)
     linear, entropy, divergence, mass = (jnp.sum(a * part) for part in parts)
     moved = (kept + short_rows, column_scale * left + short_columns)
     penalty = _penalty(problem.row_marginal, a, moved[0]) + _penalty(problem.column_marginal, b, moved[1])
