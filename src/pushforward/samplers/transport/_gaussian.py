@@ -65,7 +65,11 @@ def bures_wasserstein(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> Float[Arr
         >>> float(bures_wasserstein(jnp.zeros(1), 4.0 * jnp.eye(1), jnp.ones(1), jnp.eye(1)))
         2.0
     """
-    mean1, cov1, mean2, cov2 = _checked(mean1, cov1, mean2, cov2)
+    return _distance(*_checked(mean1, cov1, mean2, cov2))
+
+
+@jax.jit
+def _distance(mean1: Array, cov1: Array, mean2: Array, cov2: Array) -> Float[Array, ""]:
     root = matrix_root(cov1)
     cross = matrix_root(symmetric(product(product(root, cov2), root)))
     return jnp.sum((mean1 - mean2) ** 2) + trace(cov1) + trace(cov2) - 2.0 * trace(cross)
@@ -103,7 +107,11 @@ def gaussian_transport(mean1: Any, cov1: Any, mean2: Any, cov2: Any, epsilon: An
         0.5
     """
     mean1, cov1, mean2, cov2 = _checked(mean1, cov1, mean2, cov2)
-    epsilon = check_positive("epsilon", epsilon, cov1.dtype, zero=True)
+    return _plan(mean1, cov1, mean2, cov2, check_positive("epsilon", epsilon, cov1.dtype, zero=True))
+
+
+@jax.jit
+def _plan(mean1: Array, cov1: Array, mean2: Array, cov2: Array, epsilon: Array) -> GaussianTransport:
     noise = 0.5 * epsilon
     half, inner, shifted = _parts(cov1, cov2, noise)
     # In the eigenvalues l of A B: sqrt(4 l + s^2) - s, in a form without cancellation.

@@ -175,6 +175,7 @@ class LightSB(eqx.Module):
         """Dimension of the points."""
         return self.locations.shape[1]
 
+    @eqx.filter_jit
     def conditional(self, x: Float[Array, "... d"]) -> Conditional:
         """The mixture ``pi(y | x)``."""
         centred = self._points("x", x) - self.x_mean
@@ -185,6 +186,7 @@ class LightSB(eqx.Module):
         log_weights, means = _over(one, centred)
         return Conditional(log_weights, means + self.y_mean, self.epsilon * self.scales)
 
+    @eqx.filter_jit
     def moments(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "... d d"]]:
         """Mean and covariance of y given x."""
         log_weights, means, covariances = self.conditional(x)
@@ -196,6 +198,7 @@ class LightSB(eqx.Module):
         within = jnp.reshape(product(weights, flat), (*mean.shape, self.dim))
         return mean, symmetric(within + product(transposed(weights[..., None] * spread), spread))
 
+    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "... d"], y: Float[Array, "... d"]) -> Float[Array, "..."]:
         """``log pi(y | x)``, normalised over y."""
         log_weights, means, covariances = self.conditional(x)
@@ -206,6 +209,7 @@ class LightSB(eqx.Module):
         constant = log_det(covariances) + self.dim * jnp.log(2.0 * jnp.pi).astype(y.dtype)
         return jax.nn.logsumexp(log_weights - 0.5 * (quadratic + constant), axis=-1)
 
+    @eqx.filter_jit
     def log_potential(self, y: Float[Array, "... d"]) -> Float[Array, "..."]:
         """``log v(y)``, of any total mass."""
         deviation = (self._points("y", y) - self.y_mean)[..., None, :] - self.locations
@@ -215,6 +219,7 @@ class LightSB(eqx.Module):
         terms = self.log_weights - 0.5 * (jnp.sum(deviation * solved, axis=-1) + constant)
         return jax.nn.logsumexp(terms, axis=-1)
 
+    @eqx.filter_jit
     def sample(self, key: Key, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """One y from ``pi(y | x)`` for every x."""
         key_component, key_noise = jax.random.split(check_key(key))
@@ -248,7 +253,13 @@ class LightSB(eqx.Module):
             bool((jnp.diff(times) >= 0).all()) and 0 <= float(times[0]) and float(times[-1]) <= 1
         ):
             raise ValueError(f"times={times}: expected increasing times between 0 and 1.")
-        noise = jax.random.normal(key_bridge, (times.shape[0], *start.shape), start.dtype)
+        return self._bridge(key_bridge, start, end, times)
+
+    @eqx.filter_jit
+    def _bridge(
+        self, key: Key, start: Float[Array, "... d"], end: Float[Array, "... d"], times: Float[Array, " t"]
+    ) -> Float[Array, "t ... d"]:
+        noise = jax.random.normal(key, (times.shape[0], *start.shape), start.dtype)
 
         def advance(carry: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             (time, position), (new, noise) = carry, now
@@ -260,6 +271,7 @@ class LightSB(eqx.Module):
 
         return jax.lax.scan(advance, (jnp.zeros((), start.dtype), start), (times, noise))[1]
 
+    @eqx.filter_jit
     def drift(self, time: Any, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Mean velocity of the diffusion at a time: with it, noise sqrt(epsilon) dW leads from p0 to p1.
 

@@ -25,6 +25,10 @@ _DECAY = 3.0
 _RUNG_STEPS = 6
 """Steps at each epsilon above the wanted one."""
 _SHORTEST = 1e-4
+_TELLING = 0.25
+"""Length of a step from which on its gain says how far the optimum is."""
+_FARTHEST = 5.0
+"""Change of a log-weight in one step."""
 _PATIENCE = 3
 """Steps in a row that must gain less than the tolerance."""
 
@@ -142,10 +146,11 @@ def fit_mixture(
         old, length = state.point, state.length
         candidate = jax.tree.map(lambda u, v: u + length * (v - u), old.parameters, state.target)
         point = evaluate(candidate, state.epsilon)
-        lower = point.loss <= old.loss
-        gain = jnp.where(lower, old.loss - point.loss, 0.0)
+        lower = jnp.isfinite(point.loss) & (point.loss <= old.loss)
         kept = jax.tree.map(lambda u, v: jnp.where(lower, u, v), point, old)
-        small = jnp.where(gain > tolerance, 0, jnp.where(lower, state.small + 1, state.small))
+        # A short step gains little wherever it is taken.
+        level = (jnp.abs(old.loss - point.loss) <= tolerance) & (length >= _TELLING)
+        small = jnp.where(level, state.small + 1, jnp.where(lower, 0, state.small))
         length = jnp.where(lower, jnp.minimum(1.0, 2.0 * length), 0.5 * length)
         ended = (small >= _PATIENCE) | (length < _SHORTEST)
         last = state.epsilon <= epsilon
@@ -164,7 +169,7 @@ def fit_mixture(
         )
 
     state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), step, state)
-    return Fit(state.point.parameters, state.point.loss, state.steps, state.done)
+    return Fit(state.point.parameters, state.point.loss, state.steps, state.done & (state.small >= _PATIENCE))
 
 
 def forward_logits(parameters: Parameters, x: Float[Array, "n d"], epsilon: Array) -> Float[Array, "n k"]:
@@ -234,6 +239,8 @@ def _evaluate(
     # The curvature in the log-weights; the loss does not see their sum.
     curvature = jnp.diag(1.001 * mass + 1e-5 / num_components) - overlap
     shift = jnp.linalg.solve(curvature, sides[1].mass - mass)
+    # Where a component has lost all its points, the curvature says nothing.
+    shift = jnp.clip(shift, -_FARTHEST, _FARTHEST)
     loss = normaliser_x - normaliser_y + 0.5 * prior.share * jnp.sum(penalty)
     return _Point(parameters, jnp.where(jnp.isfinite(loss), loss, jnp.inf), sides, shift)
 
@@ -287,16 +294,16 @@ def _prior(x: Array, y: Array, a: Array, b: Array, assigned: Array, *, full: boo
     centres = product(held.T, y) / jnp.where(mass > 0, mass, 1.0)[:, None]
     unit = jnp.eye(dim, dtype=dtype) if full else jnp.ones((dim,), dtype)
 
-    def spread(points: Array, weights: Array) -> Array:
-        found = _spread(points, weights, full=full)
-        variance = jnp.sum(weights * jnp.sum(points**2, axis=1)) / dim
+    def floor(points: Array, weights: Array) -> Array:
         # No direction is left without any width.
-        return found + 1e-4 * jnp.where(variance > 0, variance, 1.0) * unit
+        variance = jnp.sum(weights * jnp.sum(points**2, axis=1)) / dim
+        return 1e-4 * jnp.where(variance > 0, variance, 1.0) * unit
 
-    total, within = spread(y, b), spread(y - product(assigned, centres), b)
+    total = _spread(y, b, full=full) + floor(y, b)
+    within = _spread(y - product(assigned, centres), b, full=full) + floor(y, b)
     share = _total(within) / _total(total)
     count = jnp.asarray(dim / min(x.shape[0], y.shape[0]), dtype)
-    return Prior(count, spread(x, a) * share, within)
+    return Prior(count, (_spread(x, a, full=full) + floor(x, a)) * share, within)
 
 
 def _spread(points: Array, weights: Array, *, full: bool) -> Array:

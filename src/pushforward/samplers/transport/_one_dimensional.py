@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -44,6 +46,11 @@ def one_dimensional(x: Any, y: Any, *, a: Any = None, b: Any = None, p: float = 
     x, y = x.astype(dtype), y.astype(dtype)
     a, b = check_weights("a", a, x.shape[0], dtype), check_weights("b", b, y.shape[0], dtype)
     check_order(p)
+    return _solve(x, y, a, b, float(p))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _solve(x: Array, y: Array, a: Array, b: Array, p: float) -> SparsePlan:
     rows, columns = jnp.argsort(x), jnp.argsort(y)
     from_x, from_y, mass = merge(a[rows], b[columns])
     rows, columns = rows[from_x], columns[from_y]

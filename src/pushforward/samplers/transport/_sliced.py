@@ -10,6 +10,7 @@ is none. For the shift it is one. For the variances q and r they are the slopes,
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -81,6 +82,20 @@ def sliced_wasserstein(
         raise ValueError(f"control={control!r} with p={p}: expected p=2, for which its mean is known; or control=None.")
     equal = a is None and b is None
     weights = check_weights("a", a, x.shape[0], x.dtype), check_weights("b", b, y.shape[0], y.dtype)
+    return _estimate(key, x, y, weights, num_directions, control, float(p), equal)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _estimate(
+    key: Key,
+    x: Array,
+    y: Array,
+    weights: tuple[Array, Array],
+    num_directions: int,
+    control: Control,
+    p: float,
+    equal: bool,  # noqa: FBT001
+) -> Float[Array, ""]:
     directions = jax.random.normal(key, (num_directions, x.shape[1]), x.dtype)
     directions = directions / jnp.sqrt(jnp.sum(directions**2, axis=1, keepdims=True))
     if control is None:
