@@ -2,6 +2,10 @@
 
 from ._assignment import Assignment as Assignment
 from ._assignment import assignment as assignment
+from ._barycenter import Barycenter as Barycenter
+from ._barycenter import FreeBarycenter as FreeBarycenter
+from ._barycenter import barycenter as barycenter
+from ._barycenter import free_barycenter as free_barycenter
 from ._divergence import Divergence as Divergence
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._exact import ExactTransport as ExactTransport
