@@ -46,6 +46,7 @@ from .infer import mmd as mmd
 from .infer import resume as resume
 from .infer import sample as sample
 from .infer import sbc as sbc
+from .infer import sinkhorn_distance as sinkhorn_distance
 from .infer import sliced_wasserstein as sliced_wasserstein
 from .models import Target as Target
 from .models import enable_x64 as enable_x64

@@ -16,6 +16,7 @@ from ._sample_distances import sliced_wasserstein as sliced_wasserstein
 from ._sample_sets import Discrepancy as Discrepancy
 from ._sbc import Calibration as Calibration
 from ._sbc import sbc as sbc
+from ._sinkhorn_distance import sinkhorn_distance as sinkhorn_distance
 from ._stein_discrepancy import ksd as ksd
 from ._storage import load as load
 from ._verdict import Verdict as Verdict

@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ._arviz import arviz_plots, arviz_stats
 from ._loo import choose_site
 from ._posterior import Posterior
+from ._sinkhorn_distance import sinkhorn_distance
 from ._tree import flat_names, group, stacked_draws
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def compare(
     *,
     site: str | None = None,
     reference: str | None = None,
-    distance: Distance | None = None,
+    distance: Distance | Literal["sinkhorn"] | None = None,
 ) -> Comparison:
     """Compare fits of the same data: of one model by several methods, or of several models.
 
@@ -73,7 +74,8 @@ def compare(
         site: the observed site to score by PSIS-LOO; needed when there are several.
         reference: name of the fit that the others are measured against; the first one by default.
         distance: ``distance(x, y)`` of two clouds of unconstrained draws (draws, dimension), standardised by the
-            reference; adds a column ``distance`` for fits with the reference's parameters.
+            reference; adds a column ``distance`` for fits with the reference's parameters. "sinkhorn" stands for
+            `sinkhorn_distance`: for a shift of all parameters by v sds it is the length of v.
 
     Returns:
         Tables of predictive accuracy (weights by stacking, arXiv:1704.02030) and of posterior differences.
@@ -87,6 +89,10 @@ def compare(
     reference = next(iter(fits)) if reference is None else reference
     if reference not in fits:
         raise ValueError(f"reference must be one of {list(fits)}, got {reference!r}.")
+    if isinstance(distance, str):
+        if distance != "sinkhorn":
+            raise ValueError(f"distance={distance!r}: expected 'sinkhorn' or a function of two arrays of draws.")
+        distance = sinkhorn_distance
     _check_same_data(fits)
     scores = _scores(fits, site)
     rows = pd.DataFrame(index=pd.Index(list(fits), name="fit"))

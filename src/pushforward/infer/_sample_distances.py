@@ -114,7 +114,7 @@ def sliced_wasserstein(
     check_count("num_projections", num_projections, 1)
     if not order >= 1:
         raise ValueError(f"order={order}: expected a number of at least 1; 2 is usual.")
-    x, y = _pair(first, second, max_points)
+    x, y = paired_points(first, second, max_points)
     directions = jax.random.normal(key, (num_projections, x.shape[1]), x.dtype)
     directions = directions / jnp.sqrt(jnp.sum(directions**2, axis=1, keepdims=True))
     return float(_sliced(jnp.asarray(x), jnp.asarray(y), directions, jnp.asarray(order, x.dtype)))
@@ -137,7 +137,8 @@ def _sliced(
     return jnp.mean(jax.lax.map(one, directions)) ** (1.0 / order)
 
 
-def _pair(first: Any, second: Any, max_points: int | None) -> tuple[np.ndarray, np.ndarray]:
+def paired_points(first: Any, second: Any, max_points: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as points of one dimension and dtype."""
     x = points_of(first, name="first", max_points=max_points)
     y = points_of(second, name="second", max_points=max_points)
     if x.shape[1] != y.shape[1]:
@@ -160,7 +161,7 @@ def _compare(
     *,
     root: bool,
 ) -> Discrepancy:
-    x, y = _pair(first, second, max_points)
+    x, y = paired_points(first, second, max_points)
     check_count("num_permutations", num_permutations, 1)
     if key is not None:
         check_key(key)

@@ -51,7 +51,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("of", "marginal", "kind"), fast(CASES, CASES[0], CASES[3], CASES[4], CASES[9]))
+@pytest.mark.parametrize(("of", "marginal", "kind"), fast(CASES, CASES[0], CASES[4], CASES[9], several=True))
 def test_against_differences(of, marginal, kind, monkeypatch):
     if kind == "streamed":
         monkeypatch.setattr(_arguments, "_DENSE_LIMIT", 0)

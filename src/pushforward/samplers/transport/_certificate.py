@@ -33,6 +33,8 @@ class Certificate(NamedTuple):
     row_error: Float[Array, ""]
     """Summed deviation of the row sums from what the potentials ask for."""
     column_error: Float[Array, ""]
+    size: Float[Array, ""]
+    """Mean size of the potentials and costs that the plan's entries are differences of."""
 
 
 def certify(problem: Problem, point: Point) -> Certificate:
@@ -63,14 +65,15 @@ def certify(problem: Problem, point: Point) -> Certificate:
     moved = (kept + short_rows, column_scale * left + short_columns)
     penalty = _penalty(problem.row_marginal, a, moved[0]) + _penalty(problem.column_marginal, b, moved[1])
     slack = _slack(problem.row_marginal, a, f, moved[0]) + _slack(problem.column_marginal, b, g, moved[1])
-    size = jnp.sum(jnp.abs(a * f)) + jnp.sum(jnp.abs(b * g)) + jnp.abs(linear) + epsilon * mass
+    size = jnp.sum(jnp.abs(a * f)) + jnp.sum(jnp.abs(b * g)) + jnp.abs(linear)
     return Certificate(
         dual=point.value,
         primal=linear + epsilon * entropy + penalty,
         linear=linear,
-        gap=epsilon * divergence + slack + 8.0 * jnp.finfo(size.dtype).eps * size,
+        gap=epsilon * divergence + slack + 8.0 * jnp.finfo(size.dtype).eps * (size + epsilon * mass),
         row_error=jnp.sum(jnp.abs(a * problem.row_marginal.slope(f) - rows)),
         column_error=jnp.sum(jnp.abs(b * problem.column_marginal.slope(g) - columns)),
+        size=size,
     )
 
 

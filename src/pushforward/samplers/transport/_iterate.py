@@ -25,6 +25,10 @@ _COARSEST = 0.2
 _WARM = 0.1
 """Marginal error, as a share of the mass, below which initial potentials need no ladder."""
 
+_WORTH_STORED, _WORTH_STREAMED = 8.0, 60.0
+"""Sweeps that cost as much as the Newton steps in their place: of streamed costs, an iteration of conjugate gradients
+costs as much as a sweep."""
+
 
 class Settings(eqx.Module):
     """How a problem is solved."""
@@ -54,7 +58,8 @@ def iterate(problem: Problem, g: Float[Array, " m"], tolerance: Float[Array, ""]
     coarsest = _COARSEST * problem.geometry.spread(problem.a, problem.b)
     warm = problem.error(start) <= _WARM * jnp.sum(problem.b)
     coarsest = jnp.where(warm, problem.epsilon, coarsest)
-    down = descend(problem, g, coarsest, tolerance, system, settings.max_sweeps, settings.max_newton_steps)
+    worth = _WORTH_STORED if isinstance(problem.geometry, Dense) else _WORTH_STREAMED
+    down = descend(problem, g, coarsest, tolerance, system, worth, settings.max_sweeps, settings.max_newton_steps)
     # Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on.
     rest = anderson(problem, down.point, tolerance, settings.max_sweeps - down.num_sweeps)
     point = _extended(problem, rest.point)
@@ -62,7 +67,8 @@ def iterate(problem: Problem, g: Float[Array, " m"], tolerance: Float[Array, ""]
 
 
 def _extended(problem: Problem, point: Point) -> Point:
-    """With the optimal potential for columns of weight zero too, which no iteration looks at."""
+    """With optimal potentials where weights are zero too, which no iteration looks at."""
+    point = problem.point(point.f, point.g)
     optimal = problem.column_marginal.update(point.g - problem.epsilon * point.log_columns, problem.epsilon)
     return point._replace(g=jnp.where(problem.b > 0, point.g, optimal))
 

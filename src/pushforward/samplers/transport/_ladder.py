@@ -19,8 +19,6 @@ _LOOSE = 0.05
 """Marginal error, as a share of the mass, with which a rung is left."""
 _STEPS = 3
 """Newton steps on a rung, at most."""
-_WORTH = 8.0
-"""Sweeps to the tolerance that are not dearer than Newton steps in their place."""
 
 
 class Descent(NamedTuple):
@@ -49,6 +47,7 @@ def descend(
     start: Float[Array, ""],
     tolerance: Float[Array, ""],
     system: AbstractSystem,
+    worth: float,
     max_sweeps: int,
     max_steps: int,
 ) -> Descent:
@@ -65,6 +64,7 @@ def descend(
         start: regularisation of the first rung.
         tolerance: of the marginal error at the foot.
         system: for Newton steps.
+        worth: sweeps at the foot that are not dearer than Newton steps in their place.
         max_sweeps: most sweeps of the whole ladder.
         max_steps: most Newton steps of the whole ladder.
     """
@@ -86,7 +86,7 @@ def descend(
         # On a rung one sweep is made even where nothing is asked of it.
         begun = rung.point(state.f, state.g - step * state.slope)
         aim = jnp.where(foot, tolerance, 0.0)
-        swept = sinkhorn(rung, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), _WORTH)
+        swept = sinkhorn(rung, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), worth)
         found = newton(rung, system, centred(swept.point), enough, jnp.where(foot, steps, jnp.minimum(_STEPS, steps)))
         point = centred(found.point)
         slope = jnp.where(jnp.isfinite(state.above), (state.g - point.g) / jnp.where(step > 0, step, 1.0), 0.0)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ._anchored import anchored
 from ._problem import Point, Problem
 
 _TRIALS = 30
@@ -83,13 +84,14 @@ def newton(
         return (state.error > tolerance) & (state.num_steps < most) & (state.stalled < _PATIENCE)
 
     def body(state: Steps) -> Steps:
-        residual = problem.residual(state.point)
+        here = anchored(problem, state.point)
+        residual = here.residual(state.point)
         relative = state.error / jnp.sum(problem.b)
         # Far from the solution weakly coupled groups of columns would be thrown far apart.
         step = problem.epsilon * system.solve(
-            problem, state.point, diagonals(problem, state.point), residual, _RIDGE * relative, 0.1 * relative
+            here, state.point, diagonals(here, state.point), residual, _RIDGE * relative, 0.1 * relative
         )
-        point = _line_search(problem, state.point, step, jnp.sum(residual * step))
+        point = _line_search(here, state.point, step, jnp.sum(residual * step))
         error = problem.error(point)
         rose = point.value > state.point.value + 4.0 * jnp.finfo(error.dtype).eps * jnp.abs(point.value)
         better = error < state.error

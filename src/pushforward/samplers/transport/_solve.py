@@ -92,11 +92,11 @@ def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | Non
     fixed, initial = jax.lax.stop_gradient((problem, initial))
     dtype = fixed.geometry.dtype
     scale = fixed.geometry.spread(fixed.a, fixed.b)
-    resolution = _ROUNDING * jnp.finfo(dtype).eps * scale / fixed.epsilon
+    relative = _ROUNDING * jnp.finfo(dtype).eps / fixed.epsilon
     if tolerance is None:
-        tolerance = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * resolution)
-    # Short of the tolerance by what rounding may hide, but not below what rounding leaves.
-    aim = jnp.maximum(jnp.maximum(tolerance - resolution, 0.25 * tolerance), 0.5 * resolution)
+        tolerance = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * relative * scale)
+    # Short of the tolerance by what rounding may hide.
+    aim = jnp.maximum(tolerance - relative * scale, 0.25 * tolerance)
     found = iterate(fixed, initial, aim, settings)
     known = jax.lax.stop_gradient(certify(fixed, found.point))
     potentials, value = differentiable(problem, found.point.f, found.point.g)
@@ -111,7 +111,7 @@ def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | Non
         row_error=known.row_error,
         column_error=known.column_error,
         tolerance=tolerance,
-        resolution=resolution,
+        resolution=relative * known.size,
         num_sweeps=found.num_sweeps,
         num_newton_steps=found.num_newton_steps,
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..pairs._distance import product
-from ._geometry import Dense
+from ._anchored import Anchored
 from ._newton import AbstractSystem, Diagonals
 from ._problem import Point, Problem
 
@@ -150,6 +150,9 @@ class Sparse(AbstractSystem):
 
 def _scaled_rows(problem: Problem, point: Point, diagonals: Diagonals, index: Int[Array, " k"]) -> Float[Array, "k m"]:
     """Rows of the plan over the square roots of both diagonals."""
+    if isinstance(problem.geometry, Anchored):
+        left, right = problem.a / jnp.sqrt(diagonals.rows), problem.b / jnp.sqrt(diagonals.columns)
+        return problem.geometry.plan_rows(left, right, point.f, point.g, index)
     logits = (point.f[index, None] + point.g[None, :] - problem.geometry.cost_rows(index)) / problem.epsilon
     left = problem.log_a - 0.5 * jnp.log(diagonals.rows)
     right = problem.log_b - 0.5 * jnp.log(diagonals.columns)
@@ -159,9 +162,9 @@ def _scaled_rows(problem: Problem, point: Point, diagonals: Diagonals, index: In
 def _scaled_products(
     problem: Problem, point: Point, diagonals: Diagonals
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    if isinstance(problem.geometry, Dense):
+    if isinstance(problem.geometry, Anchored):
         plan = _scaled_rows(problem, point, diagonals, jnp.arange(problem.a.shape[0]))
-        return lambda v: plan @ v, lambda u: u @ plan
+        return lambda v: product(plan, v[:, None])[:, 0], lambda u: product(u[None, :], plan)[0]
     left = problem.a / jnp.sqrt(diagonals.rows)
     right = problem.b / jnp.sqrt(diagonals.columns)
     over, under = jnp.sqrt(diagonals.rows), jnp.sqrt(diagonals.columns)
