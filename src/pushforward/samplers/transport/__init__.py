@@ -6,6 +6,7 @@ from ._barycenter import Barycenter as Barycenter
 from ._barycenter import FreeBarycenter as FreeBarycenter
 from ._barycenter import barycenter as barycenter
 from ._barycenter import free_barycenter as free_barycenter
+from ._couplings import coupling as coupling
 from ._divergence import Divergence as Divergence
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._exact import ExactTransport as ExactTransport
