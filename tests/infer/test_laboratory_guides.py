@@ -152,5 +152,7 @@ def test_path_of_a_flow():
     table = measured.table.pivot_table(index="at", columns="estimator", values="variance")
     assert table.loc["optimum", "path"] < 0.2 * table.loc["optimum", "reparam"]
     losses = measured.table.groupby("at", sort=False)["loss"].mean()
-    assert losses["optimum"] < losses["middle"] < losses["start"]
+    # By its definition the middle lies at a fifth of the loss still to be lost; one lucky step is no progress.
+    share = (losses["middle"] - losses["optimum"]) / (losses["start"] - losses["optimum"])
+    assert 0.02 < share < 0.6, losses
     assert not measured.biased
