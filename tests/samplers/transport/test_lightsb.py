@@ -217,3 +217,14 @@ def test_bad_potentials_and_points():
         plan.drift(0.5, jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="increasing times"):
         plan.sample_paths(jax.random.key(0), jnp.zeros(3), jnp.array([0.5, 0.2]))
+
+
+def test_fit_in_compiled_code(getkey):
+    """With a number of components; without one it says what is missing."""
+    x, y = jax.random.normal(getkey(), (40, 2)), 2.0 + jax.random.normal(getkey(), (40, 2))
+    key = getkey()
+    settings = {"epsilon": 0.5, "num_components": 1}
+    found = jax.jit(lambda x: pf.transport.LightSB.fit(key, x, y, **settings).locations)(x)
+    np.testing.assert_allclose(found, pf.transport.LightSB.fit(key, x, y, **settings).locations, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="inside compiled code"):
+        jax.jit(lambda x: pf.transport.LightSB.fit(key, x, y, epsilon=0.5).locations)(x)

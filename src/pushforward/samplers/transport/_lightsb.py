@@ -62,6 +62,12 @@ class LightSB(eqx.Module):
         ValueError: for shapes that do not match, numbers that are not finite, scales that are not positive definite, or
             an epsilon that is not positive.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> plan = LightSB(jnp.zeros(1), jnp.ones((1, 1)), jnp.full((1, 1), 0.5), epsilon=1.0)
+        >>> float(plan.moments(jnp.array([4.0]))[0][0])
+        3.0
+
     Reference: Korotin, Gushchin, Burnaev, Light Schroedinger bridge, arXiv:2310.01174, propositions 3.2 and 3.3. The
     fit is our own, see `fit`.
     """
@@ -130,7 +136,7 @@ class LightSB(eqx.Module):
             epsilon: positive, in squared units of the points: the variance of the bridge's noise.
             a: weights of x that sum to one; equal ones by default. Not for a function.
             b: weights of y.
-            num_components: k; by default the best of 2, 8, 32, ... in the loss of a fifth of the points, held out while
+            num_components: k; by default the best of 2, 8, 32, 128 in the loss of a fifth of the points, held out while
                 the number is found. That default cannot be traced.
             covariance: "full" matrices S_k, or "diagonal" ones for large d.
             num_samples: points drawn from each function.
