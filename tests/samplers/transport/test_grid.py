@@ -10,6 +10,7 @@ import pytest
 from pushforward.samplers import transport
 from pushforward.samplers.transport._geometry import Dense
 from pushforward.samplers.transport._grid import grid_geometry
+from pushforward.samplers.transport._separable_rounding import rounded_parts
 
 ONE = transport.Grid((jnp.linspace(0.0, 2.0, 5), jnp.array([0.0, 0.3, 1.0]), jnp.linspace(-1.0, 1.0, 4)))
 OTHER = transport.Grid((jnp.linspace(0.5, 1.0, 4), jnp.array([0.1, 0.7]), jnp.linspace(-2.0, 1.0, 7)))
@@ -128,3 +129,36 @@ def test_links_in_batches(histograms, monkeypatch):
     whole = separable.log_marginal(*options)
     monkeypatch.setattr("pushforward.samplers.transport._grid._BATCH", 100)
     np.testing.assert_allclose(separable.log_marginal(*options), whole, rtol=1e-13)
+
+
+def test_bounds_of_a_rounded_plan(histograms):
+    _, b = histograms
+    separable, epsilon = grid_geometry(ONE, OTHER, "sqeuclidean"), jnp.array(0.4)
+    cost = separable.cost_rows(jnp.arange(60))
+    keys = jax.random.split(jax.random.key(6), 6)
+    f, g = 0.3 * jax.random.normal(keys[0], (60,)), 0.3 * jax.random.normal(keys[1], (56,))
+    rows, columns = jax.random.uniform(keys[2], (60,), minval=0.5), jax.random.uniform(keys[3], (56,), minval=0.5)
+    left, right = (
+        jax.random.uniform(keys[4], (60,)).at[:30].set(0.0),
+        jax.random.uniform(keys[5], (56,)).at[:9].set(0.0),
+    )
+    found = rounded_parts(separable, epsilon, (f, rows, left), (g, b, columns, right))
+
+    density = jnp.exp((f[:, None] + g[None, :] - cost) / epsilon)
+    kept, added = rows[:, None] * columns[None, :] * density, left[:, None] * right[None, :]
+    whole = kept + added
+    part = ((added @ b) / (whole @ b))[:, None]
+
+    def entropy(mass, reference):
+        return jnp.where(mass > 0, mass * jnp.log(jnp.where(mass > 0, mass / reference, 1.0)), 0.0)
+
+    def both(reference):
+        bound = entropy(kept, (1 - part) * reference) + entropy(added, jnp.where(part > 0, part, 1.0) * reference)
+        return (bound - whole + reference) @ b, (entropy(whole, reference) - whole + reference) @ b
+
+    for value, (bound, exact) in ((found[1], both(jnp.ones_like(density))), (found[2], both(density))):
+        np.testing.assert_allclose(value, bound, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(value[:30], exact[:30], rtol=1e-10, atol=1e-12)
+        assert jnp.all(value[30:] > exact[30:])
+    np.testing.assert_allclose(found[0], (whole * cost) @ b, rtol=1e-11)
+    np.testing.assert_allclose(found[3], whole @ b, rtol=1e-11)
