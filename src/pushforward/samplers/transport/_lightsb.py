@@ -141,7 +141,7 @@ class LightSB(eqx.Module):
             covariance: "full" matrices S_k, or "diagonal" ones for large d.
             num_samples: points drawn from each function.
             tolerance: the fit ends after three steps in a row that gain less than this, in nats per point.
-            max_steps: most steps; ``plan.record.converged`` says whether they were enough.
+            max_steps: most steps at this epsilon; ``plan.record.converged`` says whether they were enough.
 
         Raises:
             ValueError: for clouds that do not match or are not finite, weights that are negative or do not sum to one,

@@ -115,7 +115,7 @@ def fit_mixture(
         assigned: one-hot cluster of each y.
         epsilon: in the points' units.
         tolerance: gain in the loss, in nats, below which a step counts as the end.
-        max_steps: most steps in all.
+        max_steps: most steps at the wanted epsilon, after those on the way to it.
         full: full matrices, or diagonals.
     """
     prior = _prior(x, y, a, b, assigned, full=full)
@@ -168,7 +168,10 @@ def fit_mixture(
             done=last & ended,
         )
 
-    state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), step, state)
+    def unfinished(state: _State) -> Array:
+        return ~state.done & ((state.epsilon > epsilon) | (state.rung_steps < max_steps))
+
+    state = jax.lax.while_loop(unfinished, step, state)
     return Fit(state.point.parameters, state.point.loss, state.steps, state.done & (state.small >= _PATIENCE))
 
 
