@@ -92,6 +92,17 @@ class Anchored(AbstractGeometry):
         return (left * rows)[index, None] * self.kernel[index] * (right * columns)[None, :]
 
 
+def begin(problem: Problem, f: Float[Array, " n"], g: Float[Array, " m"]) -> tuple[Problem, Point]:
+    """The problem seen from the point with the best f for this g, and that point. Two passes over stored costs."""
+    if not isinstance(problem.geometry, Dense):
+        return problem, problem.point(f, g)
+    soft = f - problem.epsilon * problem.log_rows(f, g)
+    f = problem.row_marginal.update(soft, problem.epsilon)
+    nothing = jnp.zeros_like(f)
+    here = anchored(problem, Point(f, g, nothing, jnp.zeros_like(g), jnp.zeros_like(problem.epsilon)))
+    return here, here.point(f, g)
+
+
 def anchored(problem: Problem, point: Point) -> Problem:
     """The same problem, seen from a point whose f is optimal for its g. Streamed costs stay as they are."""
     geometry = problem.geometry

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._anchored import anchored
 from ._problem import Point, Problem
 from ._sinkhorn import IDLE, Sweeps
 
@@ -60,7 +59,6 @@ def anderson(problem: Problem, point: Point, tolerance: Float[Array, ""], most: 
         idle = jnp.where(error < state.least, 0, state.idle + 1)
         return _State(point, error, images, changes, jnp.minimum(error, state.least), idle, state.num_sweeps + 1)
 
-    problem = anchored(problem, point)
     nothing = jnp.zeros((_MEMORY, point.g.shape[0]), point.g.dtype)
     zero, error = jnp.zeros((), jnp.int32), problem.error(point)
     start = _State(point, error, nothing, nothing, error, zero, zero)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ._anchored import begin
 from ._anderson import anderson
 from ._geometry import Dense
 from ._ladder import descend
@@ -46,29 +48,51 @@ class Iterations(NamedTuple):
     num_newton_steps: Int[Array, ""]
 
 
-def iterate(problem: Problem, g: Float[Array, " m"], tolerance: Float[Array, ""], settings: Settings) -> Iterations:
-    """Iterate until the marginal error is at most ``tolerance`` or nothing helps any more."""
-    start = problem.point(jnp.zeros_like(problem.a), g)
-    zero = jnp.zeros((), jnp.int32)
+def iterate(
+    problem: Problem,
+    g: Float[Array, " m"],
+    scale: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    settings: Settings,
+    *,
+    warm: bool,
+) -> Iterations:
+    """Iterate until the marginal error is at most ``tolerance`` or nothing helps any more.
+
+    Args:
+        problem: what to solve.
+        g: initial potential.
+        scale: on which costs differ.
+        tolerance: of the marginal error.
+        settings: method and limits.
+        warm: whether g may be near the solution.
+    """
+    f, zero = jnp.zeros_like(problem.a), jnp.zeros((), jnp.int32)
     if settings.method in ("sinkhorn", "anderson"):
         accelerated = anderson if settings.method == "anderson" else sinkhorn
-        found = accelerated(problem, start, tolerance, settings.max_sweeps)
-        return Iterations(_extended(problem, found.point), found.num_sweeps, zero)
+        found = accelerated(*begin(problem, f, g), tolerance, settings.max_sweeps)
+        return Iterations(_extended(problem, found.point.f, found.point.g), found.num_sweeps, zero)
     system = choose_system(problem, settings.method)
-    coarsest = _COARSEST * problem.geometry.spread(problem.a, problem.b)
-    warm = problem.error(start) <= _WARM * jnp.sum(problem.b)
-    coarsest = jnp.where(warm, problem.epsilon, coarsest)
+    coarsest = _COARSEST * scale
+    if warm:
+        near = problem.error(problem.point(f, g)) <= _WARM * jnp.sum(problem.b)
+        coarsest = jnp.where(near, problem.epsilon, coarsest)
     worth = _WORTH_STORED if isinstance(problem.geometry, Dense) else _WORTH_STREAMED
     down = descend(problem, g, coarsest, tolerance, system, worth, settings.max_sweeps, settings.max_newton_steps)
-    # Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on.
-    rest = anderson(problem, down.point, tolerance, settings.max_sweeps - down.num_sweeps)
-    point = _extended(problem, rest.point)
-    return Iterations(point, down.num_sweeps + rest.num_sweeps, down.num_newton_steps)
+
+    def rest() -> tuple[Array, Array, Array]:
+        """Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on."""
+        left = settings.max_sweeps - down.num_sweeps
+        found = anderson(*begin(problem, down.f, down.g), tolerance, left)
+        return found.point.f, found.point.g, found.num_sweeps
+
+    f, g, more = jax.lax.cond(down.error <= tolerance, lambda: (down.f, down.g, zero), rest)
+    return Iterations(_extended(problem, f, g), down.num_sweeps + more, down.num_newton_steps)
 
 
-def _extended(problem: Problem, point: Point) -> Point:
+def _extended(problem: Problem, f: Float[Array, " n"], g: Float[Array, " m"]) -> Point:
     """With optimal potentials where weights are zero too, which no iteration looks at."""
-    point = problem.point(point.f, point.g)
+    point = problem.point(f, g)
     optimal = problem.column_marginal.update(point.g - problem.epsilon * point.log_columns, problem.epsilon)
     return point._replace(g=jnp.where(problem.b > 0, point.g, optimal))
 

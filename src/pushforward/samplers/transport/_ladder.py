@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ._anchored import begin
 from ._marginals import Exact
 from ._newton import AbstractSystem, newton
 from ._problem import Point, Problem
@@ -24,7 +25,9 @@ _STEPS = 3
 class Descent(NamedTuple):
     """The foot of a ladder."""
 
-    point: Point
+    f: Float[Array, " n"]
+    g: Float[Array, " m"]
+    error: Float[Array, ""]
     num_sweeps: Int[Array, ""]
     num_newton_steps: Int[Array, ""]
 
@@ -37,6 +40,7 @@ class _Rung(NamedTuple):
     """Regularisation of the rung above, infinite on the first."""
     slope: Float[Array, " m"]
     """How g changed with the regularisation on the last rung."""
+    error: Float[Array, ""]
     num_sweeps: Int[Array, ""]
     num_steps: Int[Array, ""]
 
@@ -84,9 +88,9 @@ def descend(
         enough = jnp.where(foot, tolerance, _LOOSE * jnp.sum(problem.b))
         sweeps, steps = max_sweeps - state.num_sweeps, max_steps - state.num_steps
         # On a rung one sweep is made even where nothing is asked of it.
-        begun = rung.point(state.f, state.g - step * state.slope)
+        here, begun = begin(rung, state.f, state.g - step * state.slope)
         aim = jnp.where(foot, tolerance, 0.0)
-        swept = sinkhorn(rung, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), worth)
+        swept = sinkhorn(here, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), worth)
         found = newton(rung, system, centred(swept.point), enough, jnp.where(foot, steps, jnp.minimum(_STEPS, steps)))
         point = centred(found.point)
         slope = jnp.where(jnp.isfinite(state.above), (state.g - point.g) / jnp.where(step > 0, step, 1.0), 0.0)
@@ -96,6 +100,7 @@ def descend(
             g=point.g,
             above=state.epsilon,
             slope=slope,
+            error=found.error,
             num_sweeps=state.num_sweeps + swept.num_sweeps,
             num_steps=state.num_steps + found.num_steps,
         )
@@ -103,6 +108,6 @@ def descend(
     zero = jnp.zeros((), jnp.int32)
     first = jnp.maximum(start, problem.epsilon)
     nowhere = jnp.full_like(first, jnp.inf)
-    state = _Rung(first, jnp.zeros_like(problem.a), g, nowhere, jnp.zeros_like(g), zero, zero)
+    state = _Rung(first, jnp.zeros_like(problem.a), g, nowhere, jnp.zeros_like(g), nowhere, zero, zero)
     last = jax.lax.while_loop(lambda state: state.epsilon > 0, body, state)
-    return Descent(problem.point(last.f, last.g), last.num_sweeps, last.num_steps)
+    return Descent(last.f, last.g, last.error, last.num_sweeps, last.num_steps)

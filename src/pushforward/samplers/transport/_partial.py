@@ -150,7 +150,7 @@ def partial(
     problem = Problem(padded(geometry, corner), *extended, level, Exact(), Exact())
     wanted = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "units of the weights")
     settings = Settings(method, int(max_sweeps), int(max_newton_steps))
-    return PartialTransport(_solve(problem, jnp.zeros((m + 1,), dtype), wanted, settings))
+    return PartialTransport(_solve(problem, None, wanted, settings))
 
 
 def _left(total: Array, share: Array, slack: float) -> Array:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._anchored import anchored
 from ._problem import Point, Problem
 
 IDLE = 30
@@ -67,7 +66,6 @@ def sinkhorn(
         idle = jnp.where(error < state.least, 0, state.idle + 1)
         return _State(point, error, jnp.minimum(error, state.least), promised, idle, state.num_sweeps + 1)
 
-    problem = anchored(problem, point)
     zero, error = jnp.zeros((), jnp.int32), problem.error(point)
     end = jax.lax.while_loop(unfinished, body, _State(point, error, error, jnp.zeros_like(error), zero, zero))
     return Sweeps(end.point, end.error, end.num_sweeps)

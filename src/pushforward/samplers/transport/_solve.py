@@ -7,7 +7,7 @@ from typing import Any, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ._arguments import check_positive, make_geometry, make_marginals, make_weights
 from ._certificate import certify
@@ -17,7 +17,7 @@ from ._marginals import Soft
 from ._problem import Problem
 from ._solution import Transport
 
-_ROUNDING = 0.5
+_ROUNDING = 0.125
 """Share of the largest relative rounding error of a plan's entries that is left in its sums."""
 
 
@@ -77,8 +77,8 @@ def solve(
     free = all(isinstance(each, Soft) for each in marginals)
     weights = make_weights("a", a, n, dtype, any_mass=free), make_weights("b", b, m, dtype, any_mass=free)
     problem = Problem(geometry, *weights, check_positive("epsilon", epsilon, dtype), *marginals)
-    start = jnp.zeros((m,), dtype) if initial is None else jnp.asarray(initial, dtype)
-    if start.shape != (m,):
+    start = None if initial is None else jnp.asarray(initial, dtype)
+    if start is not None and start.shape != (m,):
         raise ValueError(f"initial has shape {start.shape}: expected the potential g, of shape ({m},).")
     tolerance = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "shares of the mass")
     for name, most in {"max_sweeps": max_sweeps, "max_newton_steps": max_newton_steps}.items():
@@ -88,17 +88,21 @@ def solve(
 
 
 @eqx.filter_jit
-def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | None, settings: Settings) -> Transport:
+def _solve(problem: Problem, initial: Array | None, tolerance: Array | None, settings: Settings) -> Transport:
     fixed, initial = jax.lax.stop_gradient((problem, initial))
     dtype = fixed.geometry.dtype
     scale = fixed.geometry.spread(fixed.a, fixed.b)
     relative = _ROUNDING * jnp.finfo(dtype).eps / fixed.epsilon
-    if tolerance is None:
-        tolerance = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * relative * scale)
+    least = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * relative * scale)
+    wanted = least if tolerance is None else tolerance
     # Short of the tolerance by what rounding may hide.
-    aim = jnp.maximum(tolerance - relative * scale, 0.25 * tolerance)
-    found = iterate(fixed, initial, aim, settings)
+    aim = jnp.maximum(wanted - relative * scale, 0.25 * wanted)
+    start = jnp.zeros_like(fixed.b) if initial is None else initial
+    found = iterate(fixed, start, scale, aim, settings, warm=initial is not None)
     known = jax.lax.stop_gradient(certify(fixed, found.point))
+    resolution = relative * known.size
+    if tolerance is None:
+        tolerance = jnp.maximum(least, 4.0 * resolution)
     potentials, value = differentiable(problem, found.point.f, found.point.g)
     return Transport(
         problem=problem,
@@ -111,7 +115,7 @@ def _solve(problem: Problem, initial: Float[Array, " m"], tolerance: Array | Non
         row_error=known.row_error,
         column_error=known.column_error,
         tolerance=tolerance,
-        resolution=relative * known.size,
+        resolution=resolution,
         num_sweeps=found.num_sweeps,
         num_newton_steps=found.num_newton_steps,
     )
