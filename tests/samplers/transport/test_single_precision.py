@@ -51,7 +51,7 @@ def solved(what, which, share, tolerance):
 
 @pytest.mark.parametrize("tolerance", [None, 1e-4])
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize(("what", "which"), fast(SETS, ("clouds", 2), several=True))
+@pytest.mark.parametrize(("what", "which"), fast(SETS, ("euclidean", 2), several=True))
 def test_truth_in_single_precision(what, which, share, tolerance):
     found, slope, cost, a, b, epsilon = solved(what, which, share, tolerance)
     leaves = (found.cost, found.gap, found.dual, found.primal, *found.potentials, slope)

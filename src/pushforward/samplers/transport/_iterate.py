@@ -93,7 +93,8 @@ def iterate(
 def _extended(problem: Problem, f: Float[Array, " n"], g: Float[Array, " m"]) -> Point:
     """With optimal potentials where weights are zero too, which no iteration looks at."""
     point = problem.point(f, g)
-    optimal = problem.column_marginal.update(point.g - problem.epsilon * point.log_columns, problem.epsilon)
+    soft = point.g - problem.epsilon * problem.log_columns(point.f, point.g)
+    optimal = problem.column_marginal.update(soft, problem.epsilon)
     return point._replace(g=jnp.where(problem.b > 0, point.g, optimal))
 
 

@@ -54,7 +54,9 @@ class Problem(eqx.Module):
             + jnp.sum(self.b * self.column_marginal.value(g))
             + self.epsilon * (jnp.sum(self.a) * jnp.sum(self.b) - jnp.sum(rows))
         )
-        return Point(best, g, rows, self.log_columns(best, g), value)
+        # Where a weight is zero nothing bounds the exponential, and nobody looks.
+        log_columns = jnp.where(self.b > 0, self.log_columns(best, g), 0.0)
+        return Point(best, g, rows, log_columns, value)
 
     def columns(self, point: Point) -> Float[Array, " m"]:
         """Column sums of the plan."""
@@ -77,7 +79,7 @@ class Point(NamedTuple):
     rows: Float[Array, " n"]
     """Row sums of the plan."""
     log_columns: Float[Array, " m"]
-    """Logarithm of the plan's column sums relative to b."""
+    """Logarithm of the plan's column sums relative to b, zero where b is."""
     value: Float[Array, ""]
     """Dual value."""
 

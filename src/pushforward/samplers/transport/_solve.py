@@ -93,10 +93,10 @@ def _solve(problem: Problem, initial: Array | None, tolerance: Array | None, set
     dtype = fixed.geometry.dtype
     scale = fixed.geometry.spread(fixed.a, fixed.b)
     relative = _ROUNDING * jnp.finfo(dtype).eps / fixed.epsilon
-    least = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 4.0 * relative * scale)
+    least = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 8.0 * relative * scale)
     wanted = least if tolerance is None else tolerance
     # Short of the tolerance by what rounding may hide.
-    aim = jnp.maximum(wanted - relative * scale, 0.25 * wanted)
+    aim = jnp.maximum(wanted - 4.0 * relative * scale, 0.25 * wanted)
     start = jnp.zeros_like(fixed.b) if initial is None else initial
     found = iterate(fixed, start, scale, aim, settings, warm=initial is not None)
     known = jax.lax.stop_gradient(certify(fixed, found.point))
