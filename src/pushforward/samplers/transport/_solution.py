@@ -44,7 +44,7 @@ class Transport(eqx.Module):
         row_error: summed absolute deviation of the row sums from what is asked, the mass being one.
         column_error: that of the column sums.
         tolerance: what their sum was to reach.
-        resolution: by how much rounding of potentials and costs can change their sum.
+        resolution: by how much rounding of potentials and costs typically changes their sum: an estimate.
         num_sweeps: pairs of Sinkhorn updates.
         num_newton_steps: Newton steps.
     """

@@ -17,7 +17,7 @@ from ._marginals import Soft
 from ._problem import Problem
 from ._solution import Transport
 
-_ROUNDING = 0.125
+_ROUNDING = 0.25
 """Share of the largest relative rounding error of a plan's entries that is left in its sums."""
 
 
@@ -102,7 +102,7 @@ def _solve(problem: Problem, initial: Array | None, tolerance: Array | None, set
     known = jax.lax.stop_gradient(certify(fixed, found.point))
     resolution = relative * known.size
     if tolerance is None:
-        tolerance = jnp.maximum(least, 4.0 * resolution)
+        tolerance = jnp.maximum(least, 8.0 * resolution)
     potentials, value = differentiable(problem, found.point.f, found.point.g)
     return Transport(
         problem=problem,
