@@ -100,6 +100,7 @@ from .samplers import KSDDescent as KSDDescent
 from .samplers import MirroredSVGD as MirroredSVGD
 from .samplers import MMDFlow as MMDFlow
 from .samplers import StructuredSGLD as StructuredSGLD
+from .samplers import interpolants as interpolants
 from .samplers import transport as transport
 from .samplers.engine import NonFiniteError as NonFiniteError
 

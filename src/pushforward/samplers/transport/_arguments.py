@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_positive
 from ._cost import block_cost
 from ._geometry import AbstractGeometry, Cloud, Dense
 from ._grid import Grid, grid_geometry
@@ -86,16 +87,6 @@ def make_marginals(strength: Any, dtype: Any) -> tuple[AbstractMarginal, Abstrac
 
 def _marginal(strength: Any, dtype: Any) -> AbstractMarginal:
     return Exact() if strength is None else Soft(check_positive("marginal_strength", strength, dtype))
-
-
-def check_positive(name: str, value: Any, dtype: Any, unit: str = "units of the cost") -> Float[Array, ""]:
-    """One positive number."""
-    value = jnp.asarray(value)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.number):
-        raise ValueError(f"{name} has shape {value.shape}: expected one positive number, in {unit}.")
-    if _known(value) and not (np.isfinite(float(value)) and float(value) > 0):
-        raise ValueError(f"{name}={float(value):g}: expected a positive number, in {unit}.")
-    return value.astype(dtype)
 
 
 def _points(name: str, points: Any) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._checks import check_floats
+from .._checks import check_floats
 
 
 class Assignment(eqx.Module):

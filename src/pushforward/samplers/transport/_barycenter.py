@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ._arguments import check_positive, make_geometry, make_weights
+from .._checks import check_positive
+from ._arguments import make_geometry, make_weights
 from ._geometry import AbstractGeometry
 from ._problem import log_weights
 from ._solve import solve

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ...models._types import Key
-from ._arguments import check_positive, make_geometry
+from .._checks import check_key, check_positive
+from ._arguments import make_geometry
 from ._assignment import assignment
-from ._checks import check_key
 from ._solution import Transport
 from ._solve import solve
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ._arguments import check_positive, make_geometry, make_weights
+from .._checks import check_positive
+from ._arguments import make_geometry, make_weights
 from ._certificate import certify
 from ._implicit import differentiable
 from ._iterate import choose_system

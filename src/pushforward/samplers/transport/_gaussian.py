@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._checks import check_floats, check_positive
+from .._checks import check_floats, check_positive
 from ._matrices import identity, log_det_one_plus, matrix_root, product, symmetric, trace
 
 

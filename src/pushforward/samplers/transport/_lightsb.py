@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
-from ._checks import check_clouds, check_count, check_floats, check_key, check_positive, check_weights
+from .._checks import check_clouds, check_count, check_floats, check_key, check_positive, check_weights
 from ._component_matrices import inner, inverse, log_det, root, times, towards_identity
 from ._lightsb_select import fit_selected
 from ._matrices import product, symmetric, transposed

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import check_floats, check_weights
+from .._checks import check_floats, check_weights
 from ._sparse_plan import SparsePlan
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._arguments import check_positive, make_geometry, make_weights
+from .._checks import check_positive
+from ._arguments import make_geometry, make_weights
 from ._iterate import Method, Settings
 from ._marginals import Exact
 from ._padded import largest_cost, padded

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...models._types import Key
-from ._checks import check_clouds, check_count, check_key, check_weights
+from .._checks import check_clouds, check_count, check_key, check_weights
 from ._matrices import product
 from ._one_dimensional import check_order, merge, power_of_distance
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arguments import check_positive, make_geometry, make_marginals, make_weights
+from .._checks import check_positive
+from ._arguments import make_geometry, make_marginals, make_weights
 from ._certificate import certify
 from ._implicit import differentiable
 from ._iterate import Method, Settings, iterate

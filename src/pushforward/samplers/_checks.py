@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...models._types import Key
+from ..models._types import Key
 
 
 def check_key(key: Any) -> Key:
@@ -76,14 +76,21 @@ def check_weights(name: str, value: Any, count: int, dtype: Any) -> Float[Array,
     return weights / jnp.sum(weights)
 
 
-def check_positive(name: str, value: Any, dtype: Any, *, zero: bool = False) -> Float[Array, ""]:
-    """One finite number above zero, or of at least zero."""
-    found = jnp.asarray(value)
+def check_positive(
+    name: str, value: Any, dtype: Any = None, unit: str = "units of the cost", *, zero: bool = False
+) -> Float[Array, ""]:
+    """One finite number above zero, or of at least zero; of the default dtype where none is given."""
+    try:
+        found = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={value!r}: expected one number, in {unit}.") from error
     if found.shape != () or not jnp.issubdtype(found.dtype, jnp.number):
-        raise ValueError(f"{name}={value!r}: expected one number.")
+        raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}: expected one number, in {unit}.")
     if not isinstance(found, jax.core.Tracer):
         number = float(found)
         if not np.isfinite(number) or number < 0 or (number == 0 and not zero):
-            bound = "of at least zero" if zero else "above zero"
-            raise ValueError(f"{name}={number:g}: expected a finite number {bound}, in units of the cost.")
-    return found.astype(dtype)
+            bound = "finite number of at least zero" if zero else "positive number"
+            raise ValueError(f"{name}={number:g}: expected a {bound}, in {unit}.")
+    if dtype is None and not jnp.issubdtype(found.dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    return found if dtype is None else found.astype(dtype)
