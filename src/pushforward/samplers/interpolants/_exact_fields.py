@@ -79,7 +79,7 @@ class MixtureFields(AbstractFields):
         """Log-weights (k,), means (end, k, d) and covariances (end, k, d, d) of all choices of components."""
         counts = [len(end.log_weights) for end in self.mixtures]
         choices = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*(jnp.arange(c) for c in counts), indexing="ij")])
-        logits = sum(end.log_weights[choice] for end, choice in zip(self.mixtures, choices, strict=True))
+        logits = jnp.stack([end.log_weights[c] for end, c in zip(self.mixtures, choices, strict=True)]).sum(axis=0)
         means = jnp.stack([end.means[choice] for end, choice in zip(self.mixtures, choices, strict=True)])
         covariances = [end.covariances[choice] for end, choice in zip(self.mixtures, choices, strict=True)]
         return logits, means, jnp.stack(covariances)

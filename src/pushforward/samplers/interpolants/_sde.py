@@ -74,7 +74,7 @@ def diffusion_at(epsilon: Any, t: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def drift(
-    fields: AbstractFields, epsilon: Any, t: Array, points: Array, condition: PyTree, direction: float
+    fields: AbstractFields, epsilon: Any, t: Array, points: Array, condition: PyTree, direction: Array
 ) -> Float[Array, "n *event"]:
     """``b + epsilon s`` forward (``direction`` 1), ``b - epsilon s`` backward (-1)."""
     level = direction * diffusion_at(epsilon, t)
