@@ -29,6 +29,9 @@ from ._pairings import Paired as Paired
 from ._pairings import schroedinger as schroedinger
 from ._path import AbstractPath as AbstractPath
 from ._preconditioning import Preconditioner as Preconditioner
+from ._rectified import Straightness as Straightness
+from ._rectified import reflow as reflow
+from ._rectified import straightness as straightness
 from ._sde import diffuse as diffuse
 from ._training import Training as Training
 from ._training import resume_training as resume_training

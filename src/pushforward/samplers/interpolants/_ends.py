@@ -69,8 +69,8 @@ def make_ends(
         for leaf in jax.tree.leaves(condition):
             if leaf.shape[:1] != target.shape[:1]:
                 raise ValueError(
-                    f"condition has an array of shape {leaf.shape} and target {target.shape}: expected one entry of the "
-                    "condition per draw of the target."
+                    f"condition has an array of shape {leaf.shape} and target {target.shape}: expected one entry of "
+                    "the condition per draw of the target."
                 )
     if coupling.rowwise and (base is None or callable(base) or callable(target) or len(base) != len(target)):
         raise ValueError("coupling=Paired(): expected two arrays, base and target, with as many rows.")
@@ -78,8 +78,8 @@ def make_ends(
     shapes = jax.eval_shape(lambda k: ends.draw(k, 2, coupling), key)[0]
     if any(s.shape != shapes[-1].shape or not jnp.issubdtype(s.dtype, jnp.floating) for s in shapes):
         raise ValueError(
-            f"Two draws of the ends have shapes {[s.shape for s in shapes]} and dtypes {[str(s.dtype) for s in shapes]}: "
-            "expected floating-point points of one shape."
+            f"Two draws of the ends have shapes {[s.shape for s in shapes]} and dtypes "
+            f"{[str(s.dtype) for s in shapes]}: expected floating-point points of one shape."
         )
     return ends
 

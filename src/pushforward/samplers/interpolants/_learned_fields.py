@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._fields import AbstractFields
+from ._fields import AbstractFields, away_from_zero
 from ._gamma import NoNoise
 from ._path import AbstractPath
 from ._preconditioning import Preconditioner
+from ._times import inside
 
 Quantity: TypeAlias = Literal["velocity", "end_velocity", "score", "noise", "data"]
 """What a network can predict; "data" is the expectation of the last end."""
@@ -27,9 +28,9 @@ class LearnedFields(AbstractFields):
 
     Expectations of the ends, the score and the position are tied by linear equations whose coefficients are those of
     the path. Whatever a network predicts, velocity and score follow by solving them. One prediction is enough on paths
-    with one end, two are needed with two ends; a velocity alone is enough for `flow` and `log_prob`. The coefficients of
-    conversions that are singular at an end of time are those of a nearby time inside (1.5e-8 in double, 3e-4 in single
-    precision).
+    with one end, two are needed with two ends; a velocity alone is enough for `flow` and `log_prob`. The coefficients
+    of conversions that are singular at an end of time are those of a nearby time inside (1.5e-8 from the end in double,
+    3e-4 in single precision).
 
     What to predict: velocities are bounded at both ends of the common paths, and so is what follows from them, except
     the score where it is infinite itself. A velocity that follows from predicted noise is a division by the coefficient
@@ -138,29 +139,15 @@ class LearnedFields(AbstractFields):
     def ends(
         self, t: Float[Array, ""], x: Float[Array, " *event"], condition: PyTree = None
     ) -> tuple[Float[Array, " *event"], ...]:
-        """See `AbstractFields.ends`: of nearby times at the ends."""
-        known, near = self._known(t, x, condition), inside(t)
-        clean = x if not self._has_score else x + self.path.variance(t) * self.score(t, x, condition)
-        weights, rates = self.path.coefficients(near), self.path.rates(near)
+        """See `AbstractFields.ends`."""
+        known = self._known(t, x, condition)
+        if "data" not in known:
+            return super().ends(t, x, condition)
         if self.path.num_ends == 1:
-            return (known["data"] if "data" in known else clean / weights[0],)
-        if "data" in known:
-            return (clean - weights[1] * known["data"]) / weights[0], known["data"]
-        v, (c0, c1), (r0, r1) = self.end_velocity(t, x, condition), weights, rates
-        both = c0 * r1 - c1 * r0
-        # Paths on which one end has been forgotten say nothing about it: zero, and the other end from the position.
-        forgotten = jnp.abs(both) < jnp.finfo(both.dtype).tiny
-        safe = jnp.where(forgotten, 1.0, both)
-        first = jnp.where(c0 == 0, 0.0, clean / jnp.where(c0 == 0, 1.0, c0))
-        last = jnp.where(c1 == 0, 0.0, clean / jnp.where(c1 == 0, 1.0, c1))
-        return (
-            jnp.where(forgotten, first, (r1 * clean - c1 * v) / safe),
-            jnp.where(forgotten, last, (c0 * v - r0 * clean) / safe),
-        )
-
-    @property
-    def _has_score(self) -> bool:
-        return len(self.predicts) >= self.path.num_ends
+            return (known["data"],)
+        clean = x + self.path.variance(t) * self.score(t, x, condition)
+        weights = self.path.coefficients(inside(t))
+        return (clean - weights[1] * known["data"]) / away_from_zero(weights[0]), known["data"]
 
     def _known(self, t: Array, x: Array, condition: PyTree) -> dict[str, Array]:
         return dict(zip(self.predicts, self.predictions(t, x, condition), strict=True))
@@ -214,12 +201,6 @@ def default_predicts(path: AbstractPath) -> tuple[Quantity, ...]:
         return check_predicts(path, "velocity")
     except ValueError:
         return ("noise",)
-
-
-def inside(t: Float[Array, ""]) -> Float[Array, ""]:
-    """The nearest time at which conversions are finite."""
-    edge = float(jnp.finfo(t.dtype).eps) ** 0.5
-    return jnp.clip(t, edge, 1.0 - edge)
 
 
 def equations(path: AbstractPath, t: Float[Array, ""]) -> dict[str, Float[Array, " unknown"]]:

@@ -34,10 +34,10 @@ def field_losses(
     """``|f|^2 / 2 - f . target`` at one draw, for every field f that is predicted.
 
     Its expectation is least where f is the conditional expectation of the target given x_t: ``I' + gamma' z`` for the
-    velocity with ``I' = sum_k c_k' x_k``, ``I'`` for the end velocity, ``-z / gamma`` for the score, z for the noise and
-    the last end for the data. Where gamma vanishes the first and the third have infinite variance. Averaged over z and
-    -z at the same ends the objective depends on ``(gamma' z) . (f(x_+) - f(x_-))``, a product of gamma' with a difference
-    of order gamma, which is finite.
+    velocity with ``I' = sum_k c_k' x_k``, ``I'`` for the end velocity, ``-z / gamma`` for the score, z for the noise
+    and the last end for the data. Where gamma vanishes the first and the third have infinite variance. Averaged over z
+    and -z at the same ends, the objective depends on ``(gamma' z) . (f(x_+) - f(x_-))``, a product of gamma' with a
+    difference of order gamma, which is finite.
 
     Args:
         predict: ``predict(t, x, condition)``, the fields at one time and point, shape (quantity, *event).

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ._fields import away_from_zero
 from ._path import AbstractPath, root
+from ._times import inside
 
 
 class Preconditioner(eqx.Module):
@@ -69,39 +70,39 @@ class Preconditioner(eqx.Module):
         return fields + self.scales(path, names, t) * raw
 
     def scales(self, path: AbstractPath, names: Sequence[str], t: Float[Array, ""]) -> Float[Array, "quantity *event"]:
-        """Standard deviations given x_t, were the ends Gaussian. Of a velocity without the part of gamma' that is noise
-        only: it is infinite at the ends of common paths, and its expectation is not.
+        """Standard deviations given x_t, were the ends Gaussian.
+
+        That of a velocity between two ends counts gamma' as far as it shows in the expectation: it is infinite at the
+        ends of common paths, the expectation is not.
         """
-        weights, rates = path.coefficients(t), path.rates(t)
-        total, spreading, gamma = self._total(path, t), path.spreading(t), away_from_zero(path.gamma(t))
+        t = inside(t)
+        weights, rates, total = path.coefficients(t), path.rates(t), self._total(path, t)
+        noise, spreading = path.variance(t), path.spreading(t)
         signal = _mix(weights**2, self.variances)
-        # Variance of the rates given the position without its noise, and what the noise of the position adds to it.
-        crossed = _mix(weights * rates, self.variances)
-        end_velocity = jnp.maximum(_mix(rates**2, self.variances) - crossed**2 / total, 0.0)
-        if path.num_ends == 1:
-            sway = jnp.abs(rates[0] * path.variance(t) - weights[0] * spreading) / gamma
-            velocity = sway**2 * self.variances[0] / total
-        else:
+        # Variances given x_t, without differences of what is almost equal (Lagrange's identity).
+        end_velocity = noise * _mix(rates**2, self.variances) / total
+        others = noise
+        if path.num_ends == 2:
+            turn = weights[0] * rates[1] - weights[1] * rates[0]
+            end_velocity = end_velocity + turn**2 * self.variances[0] * self.variances[1] / total
+            others = noise + weights[0] ** 2 * self.variances[0]
             velocity = end_velocity + spreading**2 / total
-        last = self.variances[-1] * jnp.maximum(1.0 - weights[-1] ** 2 * self.variances[-1] / total, 0.0)
+        else:
+            sway = (rates[0] * noise - weights[0] * spreading) / away_from_zero(path.gamma(t))
+            velocity = sway**2 * self.variances[0] / total
         squares = {
             "velocity": velocity,
             "end_velocity": end_velocity,
             "score": 1.0 / total,
             "noise": signal / total,
-            "data": last,
+            "data": self.variances[-1] * others / total,
         }
-        return jnp.stack([root_of(squares[name]) for name in names])
+        return jnp.stack([root(squares[name]) for name in names])
 
     def _total(self, path: AbstractPath, t: Array) -> Array:
         """Variances of x_t."""
         total = _mix(path.coefficients(t) ** 2, self.variances) + path.variance(t)
         return jnp.maximum(total, jnp.finfo(total.dtype).tiny)
-
-
-def root_of(squares: Float[Array, " *event"]) -> Float[Array, " *event"]:
-    """Roots of variances of which some may be zero."""
-    return jnp.vectorize(root)(squares)
 
 
 def _mix(weights: Float[Array, " end"], values: Float[Array, "end *event"]) -> Float[Array, " *event"]:

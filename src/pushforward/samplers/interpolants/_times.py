@@ -31,3 +31,9 @@ def make_times(times: Any, num_steps: int, dtype: Any, *, reverse: bool = False)
                     "increasing too, with reverse=True."
                 )
     return found[::-1] if reverse else found
+
+
+def inside(t: Float[Array, ""]) -> Float[Array, ""]:
+    """The nearest time at which quotients that are singular at an end of time are finite."""
+    edge = float(jax.numpy.finfo(t.dtype).eps) ** 0.5
+    return jax.numpy.clip(t, edge, 1.0 - edge)

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ...models._types import Key
 from .._checks import check_count, check_key, check_positive
@@ -185,13 +183,15 @@ def resume_training(
     saved = read_checkpoint(path)
     if saved.header["kind"] != CHECKPOINT_KIND:
         raise ValueError(
-            f"'{path}' is the checkpoint of a {saved.header['kind']}: expected one of interpolants.train; continue this "
-            "one with pf.resume."
+            f"'{path}' is the checkpoint of a {saved.header['kind']}: expected one of interpolants.train; continue "
+            "this one with pf.resume."
         )
     job = saved.job
     if num_steps is not None:
         if check_count("num_steps", num_steps, 1) < saved.step:
-            raise ValueError(f"num_steps={num_steps}: expected at least the {saved.step} steps that were taken already.")
+            raise ValueError(
+                f"num_steps={num_steps}: expected at least the {saved.step} steps that were taken already."
+            )
         job = dataclasses.replace(job, num_steps=num_steps)
     where = path if checkpoint is None else checkpoint
     return _run(job, saved.state, progress, where, checkpoint_every, saved.step, saved.records)

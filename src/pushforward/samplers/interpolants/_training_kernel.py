@@ -118,9 +118,7 @@ class InterpolantTraining(AbstractKernel):
         parameters = optax.apply_updates(state.parameters, updates)
         counted = state.step.astype(self.averaging.dtype)
         decay = jnp.minimum(self.averaging, (1.0 + counted) / (10.0 + counted))
-        average = jax.tree.map(
-            lambda a, p: a + (p - a) * (1.0 - decay).astype(a.dtype), state.average, parameters
-        )
+        average = jax.tree.map(lambda a, p: a + (p - a) * (1.0 - decay).astype(a.dtype), state.average, parameters)
         return InterpolantState(state.step + 1, parameters, average, optimizer), InterpolantInfo(losses)
 
     def fields(self, parameters: PyTree) -> LearnedFields:
