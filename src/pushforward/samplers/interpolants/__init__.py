@@ -1,7 +1,14 @@
 """Stochastic interpolants: paths between laws, their fields, and what to do along them."""
 
+from ._diffusion_bound import DiffusionBound as DiffusionBound
+from ._diffusion_bound import DiffusionLoss as DiffusionLoss
+from ._diffusion_bound import diffusion_bound as diffusion_bound
 from ._exact_fields import MixtureFields as MixtureFields
 from ._fields import AbstractFields as AbstractFields
+from ._free_energy import Estimate as Estimate
+from ._free_energy import FreeEnergy as FreeEnergy
+from ._free_energy import free_energy as free_energy
+from ._free_energy import log_evidence as log_evidence
 from ._gamma import AbstractGamma as AbstractGamma
 from ._gamma import Brownian as Brownian
 from ._gamma import Bump as Bump
@@ -40,3 +47,5 @@ from ._two_sided import EncodingDecoding as EncodingDecoding
 from ._two_sided import Linear as Linear
 from ._two_sided import Mirror as Mirror
 from ._two_sided import Trigonometric as Trigonometric
+from ._weighted import Weighted as Weighted
+from ._weighted import weighted as weighted

@@ -93,7 +93,7 @@ class LearnedFields(AbstractFields):
         known = self._known(t, x, condition)
         if "velocity" in known:
             return known["velocity"]
-        if "end_velocity" in known and (set(_SCORES) & set(known)):
+        if "end_velocity" in known:
             return known["end_velocity"] - self.path.spreading(t) * self.score(t, x, condition)
         return self._solved("velocity", t, x, known)
 

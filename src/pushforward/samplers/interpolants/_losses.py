@@ -15,7 +15,7 @@ from ._fields import away_from_zero
 from ._learned_fields import LearnedFields, Quantity
 from ._path import AbstractPath, combine
 
-_BLOW_UP = 3.0
+_BLOW_UP = 2.5
 """Ten times nearer to an end a derivative that grows like a root is this much larger; one that is finite is not."""
 
 
@@ -130,7 +130,7 @@ class QuadraticLoss(eqx.Module):
 def needs_antithetic(path: AbstractPath, predicts: Sequence[Quantity]) -> bool:
     """Whether a target that is predicted grows without bound towards an end of time."""
     with jax.ensure_compile_time_eval():
-        near, nearer = jnp.asarray([1e-3, 1 - 1e-3]), jnp.asarray([1e-4, 1 - 1e-4])
+        near, nearer = jnp.asarray([1e-4, 1 - 1e-4]), jnp.asarray([1e-5, 1 - 1e-5])
 
         def grows(size: Callable[[Array], Array]) -> bool:
             first, second = jnp.abs(jax.vmap(size)(near)), jnp.abs(jax.vmap(size)(nearer))
