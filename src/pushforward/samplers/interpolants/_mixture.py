@@ -74,12 +74,12 @@ class GaussianMixture(eqx.Module):
         return self.means[component] + shifts[component, jnp.arange(num)]
 
     def _log_parts(self, x: Array) -> tuple[Array, Array]:
-        def part(mean: Array, covariance: Array) -> tuple[Array, Array]:
-            factor = jnp.linalg.cholesky(covariance)
-            white = jax.scipy.linalg.solve_triangular(factor, x - mean, lower=True)
-            log_root = jnp.sum(jnp.log(jnp.diagonal(factor)))
-            solved = jax.scipy.linalg.solve_triangular(factor.T, white, lower=False)
-            return -0.5 * white @ white - log_root, solved
-
-        logs, solved = jax.vmap(part)(self.means, self.covariances)
+        factors = jnp.linalg.cholesky(self.covariances)
+        # Inverse roots do not depend on the point: over many points all that is left are products.
+        eyes = jnp.broadcast_to(jnp.eye(self.dim, dtype=factors.dtype), factors.shape)
+        roots = jax.scipy.linalg.solve_triangular(factors, eyes, lower=True)
+        white = jnp.einsum("kij,kj->ki", roots, x - self.means, precision="highest")
+        solved = jnp.einsum("kij,ki->kj", roots, white, precision="highest")
+        log_roots = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
+        logs = -0.5 * jnp.sum(white**2, axis=1) - log_roots
         return self.log_weights + logs - 0.5 * self.dim * jnp.log(2.0 * jnp.pi).astype(x.dtype), solved
