@@ -30,6 +30,8 @@ _WARM = 0.1
 _WORTH_STORED, _WORTH_STREAMED = 8.0, 60.0
 """Sweeps that cost as much as the Newton steps in their place: of streamed costs, an iteration of conjugate gradients
 costs as much as a sweep."""
+_ACCELERATED = 100
+"""Accelerated sweeps over streamed costs, on each rung, before Newton steps are tried."""
 
 
 class Settings(eqx.Module):
@@ -77,8 +79,11 @@ def iterate(
     if warm:
         near = problem.error(problem.point(f, g)) <= _WARM * jnp.sum(problem.b)
         coarsest = jnp.where(near, problem.epsilon, coarsest)
-    worth = _WORTH_STORED if isinstance(problem.geometry, Dense) else _WORTH_STREAMED
-    down = descend(problem, g, coarsest, tolerance, system, worth, settings.max_sweeps, settings.max_newton_steps)
+    stored = isinstance(problem.geometry, Dense)
+    worth = _WORTH_STORED if stored else _WORTH_STREAMED
+    accelerated = _ACCELERATED if settings.method == "auto" and not stored else 0
+    most = settings.max_sweeps, settings.max_newton_steps
+    down = descend(problem, g, coarsest, tolerance, system, worth, accelerated, *most)
 
     def rest() -> tuple[Array, Array, Array]:
         """Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on."""

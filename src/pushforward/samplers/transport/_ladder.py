@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._anchored import begin
+from ._anderson import anderson
 from ._marginals import Exact
 from ._newton import AbstractSystem, newton
 from ._problem import Point, Problem
@@ -52,6 +53,7 @@ def descend(
     tolerance: Float[Array, ""],
     system: AbstractSystem,
     worth: float,
+    accelerated: int,
     max_sweeps: int,
     max_steps: int,
 ) -> Descent:
@@ -60,7 +62,8 @@ def descend(
     At the foot sweeps go on while they promise to end soon, and Newton steps to the tolerance. The first sweeps forget
     where they began: whatever g is, after one sweep its range is at most twice that of the costs. Each rung starts from
     the line through the last two: where the regularisation is small, optimal potentials are linear in it but for what
-    is exponentially small.
+    is exponentially small. Where a sweep is as dear as an iteration of the linear solver, accelerated sweeps do most of
+    the work, and Newton steps only what those leave.
 
     Args:
         problem: the problem at the foot.
@@ -69,6 +72,7 @@ def descend(
         tolerance: of the marginal error at the foot.
         system: for Newton steps.
         worth: sweeps at the foot that are not dearer than Newton steps in their place.
+        accelerated: most accelerated sweeps on a rung; zero for plain ones.
         max_sweeps: most sweeps of the whole ladder.
         max_steps: most Newton steps of the whole ladder.
     """
@@ -87,10 +91,13 @@ def descend(
         step = jnp.where(jnp.isfinite(state.above), state.above - state.epsilon, 0.0)
         enough = jnp.where(foot, tolerance, _LOOSE * jnp.sum(problem.b))
         sweeps, steps = max_sweeps - state.num_sweeps, max_steps - state.num_steps
-        # On a rung one sweep is made even where nothing is asked of it.
         here, begun = begin(rung, state.f, state.g - step * state.slope)
-        aim = jnp.where(foot, tolerance, 0.0)
-        swept = sinkhorn(here, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), worth)
+        if accelerated:
+            swept = anderson(here, begun, enough, jnp.minimum(accelerated, sweeps))
+        else:
+            # On a rung one sweep is made even where nothing is asked of it.
+            aim = jnp.where(foot, tolerance, 0.0)
+            swept = sinkhorn(here, begun, aim, jnp.where(foot, sweeps, jnp.minimum(1, sweeps)), worth)
         found = newton(rung, system, centred(swept.point), enough, jnp.where(foot, steps, jnp.minimum(_STEPS, steps)))
         point = centred(found.point)
         slope = jnp.where(jnp.isfinite(state.above), (state.g - point.g) / jnp.where(step > 0, step, 1.0), 0.0)

@@ -55,7 +55,8 @@ class Problem(eqx.Module):
             + self.epsilon * (jnp.sum(self.a) * jnp.sum(self.b) - jnp.sum(rows))
         )
         # Where a weight is zero nothing bounds the exponential, and nobody looks.
-        log_columns = jnp.where(self.b > 0, self.log_columns(best, g), 0.0)
+        used = self.b > 0
+        log_columns = jnp.where(used, self.log_columns(best, jnp.where(used, g, -jnp.inf)), 0.0)
         return Point(best, g, rows, log_columns, value)
 
     def columns(self, point: Point) -> Float[Array, " m"]:

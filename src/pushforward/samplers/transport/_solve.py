@@ -50,7 +50,8 @@ def solve(
         b: weights (m,).
         cost: "sqeuclidean", "euclidean", "l1", "cosine", a function of two points, or a matrix (n, m).
         epsilon: regularisation, in units of the cost.
-        method: "auto" goes down a ladder of regularisations with sweeps and Newton steps, whichever gets on faster.
+        method: "auto" goes down a ladder of regularisations with sweeps and Newton steps, whichever gets on faster; for
+            costs that are not stored the sweeps are accelerated.
             "sinkhorn" and "anderson" (accelerated) make sweeps at ``epsilon`` only; "newton-cg" (conjugate gradients on
             the whole plan) and "newton-sparse" (on its largest entries) are "auto" with that linear solver.
         marginal_strength: None holds both marginals; a number, or a pair (None for an exact one), charges
