@@ -126,9 +126,9 @@ def test_ten_dimensions_with_a_biased_drift(figure):
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", [0.0, 0.3])
 def test_ten_dimensions_over_replicates(bias, figure):
-    """200 replicates of 400 particles: coverage, and what two sides gain over the better one."""
-    ahead, back = between(2, bias, 200 * 400, epsilon=2.0)
-    work = (v.log_weights.reshape(200, 400) for v in (ahead, back))
+    """200 replicates of 200 particles: coverage, and what two sides gain over the better one."""
+    ahead, back = between(2, bias, 200 * 200, epsilon=2.0, num_steps=60)
+    work = (v.log_weights.reshape(200, 200) for v in (ahead, back))
     found = jax.jit(jax.vmap(si.free_energy))(*work)
     low, high = found.bennett.interval
     covered = float(np.mean((low < 2.0) & (2.0 < high)))

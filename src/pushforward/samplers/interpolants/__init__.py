@@ -3,6 +3,7 @@
 from ._diffusion_bound import DiffusionBound as DiffusionBound
 from ._diffusion_bound import DiffusionLoss as DiffusionLoss
 from ._diffusion_bound import diffusion_bound as diffusion_bound
+from ._dps import dps as dps
 from ._exact_fields import MixtureFields as MixtureFields
 from ._fields import AbstractFields as AbstractFields
 from ._free_energy import Estimate as Estimate
@@ -15,6 +16,7 @@ from ._gamma import Bump as Bump
 from ._gamma import NoNoise as NoNoise
 from ._gamma import Parabolic as Parabolic
 from ._gamma import SineSquared as SineSquared
+from ._inverse import posterior as posterior
 from ._learned_fields import LearnedFields as LearnedFields
 from ._log_prob import LogProb as LogProb
 from ._log_prob import log_prob as log_prob
@@ -39,6 +41,7 @@ from ._preconditioning import Preconditioner as Preconditioner
 from ._rectified import Straightness as Straightness
 from ._rectified import reflow as reflow
 from ._rectified import straightness as straightness
+from ._red_diff import red_diff as red_diff
 from ._sde import diffuse as diffuse
 from ._training import Training as Training
 from ._training import resume_training as resume_training
