@@ -58,12 +58,12 @@ def normal_problem() -> tuple[si.MixtureFields, Observed]:
 
 @pytest.mark.parametrize("prior", ["density", pytest.param("chain", marks=pytest.mark.slow)])
 def test_nothing_is_left_to_weigh_for_normal_laws(prior):
-    """All weights equal and the evidence exact, up to the signal of 1e-7 that the start leaves out."""
+    """All weights equal and the evidence exact, up to the signal of 1e-5 that the start leaves out."""
     fields, seen = normal_problem()
-    times = jnp.array([1e-7, 0.3, 0.6, 0.9])
+    times = jnp.array([1e-5, 0.3, 0.6, 0.9])
     found = si.posterior(jax.random.key(0), fields, seen, dim=3, num_particles=2000, times=times, prior=prior)
     truth, evidence = exact(fields.mixtures[0], seen)
-    np.testing.assert_allclose(found.log_weights, evidence, atol=5e-6)
+    np.testing.assert_allclose(found.log_weights, evidence, atol=5e-4)
     white = np.linalg.solve(np.linalg.cholesky(truth.covariances[0]), (found.particles - truth.means[0]).T)
     assert np.abs(white.mean(axis=1)).max() < 5 / 2000**0.5
     assert np.abs(np.cov(white) - np.eye(3)).max() < 5 * (2 / 2000) ** 0.5

@@ -134,8 +134,8 @@ def _posterior(
         return point, back - log_proposal - walker.level
 
     def move(
-        state: tuple[Walker, Any], per: tuple[Step, tuple[Array, ...], Key, Key]
-    ) -> tuple[tuple[Walker, Any], None]:
+        state: tuple[Walker, Cloud], per: tuple[Step, tuple[Array, Array, Array], Key, Key]
+    ) -> tuple[tuple[Walker, Cloud], None]:
         (walkers, cloud), (step, node, key, key_resample) = state, per
         if threshold is not None:
             cloud, walkers = resample_where_few(key_resample, cloud, walkers, threshold)
