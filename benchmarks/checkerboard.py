@@ -3,7 +3,8 @@
 Eight squares of side 2 in [-4, 4]^2: the entropy, log 32 = 3.466 nats, is the floor of the negative log-likelihood.
 The rival is what flow-matching libraries do by default: independent pairs, straight lines, a plain network on (x, t)
 with SELU, Adam at 1e-3, the last iterate. Both have four hidden layers of 256 units and batches of 1,024, in single
-precision; both get the seconds that ours took, compilation included for both.
+precision. The rival trains until it has had as many seconds as ours and as many processor seconds, compilation
+included for both: on a busy machine the clock alone would cheat one of them.
 
 Bounds for ours: 110 s on two cores, 3.75 nats, 93 % of samples on the squares, a density that integrates to 1 within
 0.02, and the rival not better.
@@ -81,9 +82,9 @@ class PlainVelocity(si.AbstractFields):
         raise NotImplementedError
 
 
-def flow_matching(key: jax.Array, seconds: float) -> tuple[PlainVelocity, int, float]:
-    """Train the rival for some seconds."""
-    began = time.perf_counter()
+def flow_matching(key: jax.Array, seconds: float, processor: float) -> tuple[PlainVelocity, int, float, float]:
+    """Train the rival for some seconds, by the clock and of the processors."""
+    began, worked = time.perf_counter(), time.process_time()
     to_layers, key = jax.random.split(key)
     sizes = [3, WIDTH, WIDTH, WIDTH, WIDTH, 2]
     layers = []
@@ -113,10 +114,10 @@ def flow_matching(key: jax.Array, seconds: float) -> tuple[PlainVelocity, int, f
         return jax.lax.scan(step, (fields, state), jax.random.split(key, _CHUNK))[0]
 
     state, steps = optimizer.init(fields), 0
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < seconds or time.process_time() - worked < processor:
         fields, state = jax.block_until_ready(several(fields, state, jax.random.fold_in(key, steps)))
         steps += _CHUNK
-    return fields, steps, time.perf_counter() - began
+    return fields, steps, time.perf_counter() - began, time.process_time() - worked
 
 
 def judge(name: str, fields: si.AbstractFields, steps: int, seconds: float, processor: float) -> Row:
@@ -124,7 +125,7 @@ def judge(name: str, fields: si.AbstractFields, steps: int, seconds: float, proc
     test = draw(jax.random.key(10), 4_000)
     logs = np.asarray(si.log_prob(fields, log_base, test, num_steps=40, rule="rk4").value, np.float64)
     sampled = si.flow(fields, jax.random.normal(jax.random.key(11), (20_000, 2)), num_steps=50)
-    # Cells of a quarter of a square's side halve none of its edges.
+    # Edges of the squares are edges of cells: no cell is half on a square.
     side = np.arange(-6.0, 6.0, 0.1) + 0.05
     grid = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2), jnp.float32)
     on_grid = np.asarray(si.log_prob(fields, log_base, grid, num_steps=40, rule="heun").value, np.float64)
@@ -149,9 +150,7 @@ def main() -> list[Row]:
     jax.block_until_ready(fitted.fields)
     seconds = time.perf_counter() - began
     processor = time.process_time() - worked
-    worked = time.process_time()
-    rival, steps, spent = flow_matching(jax.random.key(1), seconds)
-    rival_processor = time.process_time() - worked
+    rival, steps, spent, rival_processor = flow_matching(jax.random.key(1), seconds, processor)
     rows = [
         judge("pushforward", fitted.fields, NUM_STEPS, seconds, processor),
         judge("plain flow matching", rival, steps, spent, rival_processor),

@@ -48,6 +48,11 @@ def resume(
     """
     began = time.perf_counter()
     saved = read_checkpoint(path)
+    if saved.header["kind"] not in ("fit", "sample"):
+        raise ValueError(
+            f"The checkpoint '{path}' is of a training of fields ({saved.header['source']}): expected one of fit or "
+            "sample; continue this one with pf.interpolants.resume_training."
+        )
     provenance = dict(saved.header["provenance"])
     job = saved.job[0] if saved.header["kind"] == "fit" else saved.job
     taken = saved.step if saved.header["kind"] == "fit" else max(0, saved.step - job.num_warmup)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import fast
 
 import pushforward as pf
 
@@ -40,8 +41,8 @@ def in_closed_form(path, num_steps):
 ENTROPY = 0.5 * np.log(2.0 * np.pi * np.e * SCALE**2)
 
 
-@pytest.mark.parametrize("num_steps", [None, 10])
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize("num_steps", fast([None, 10], 10))
+@pytest.mark.parametrize("path", fast(PATHS, PATHS[0]), ids=lambda path: type(path).__name__)
 def test_parameterisations_are_one(path, num_steps):
     """Data, noise and score give the same number, draw by draw."""
     values = [np.asarray(bound(path, num_steps, name).value) for name in ("data", "noise", "score")]
@@ -49,8 +50,8 @@ def test_parameterisations_are_one(path, num_steps):
     np.testing.assert_allclose(values[2], values[0], rtol=0, atol=1e-10 * np.abs(values[0]).max())
 
 
-@pytest.mark.parametrize("num_steps", [10, 200])
-@pytest.mark.parametrize("path", PATHS[:3], ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize("num_steps", fast([10, 200], 10))
+@pytest.mark.parametrize("path", fast(PATHS[:3], PATHS[0]), ids=lambda path: type(path).__name__)
 def test_mean_over_gaussian_data(path, num_steps):
     """The estimate is within its error of the closed form: five standard errors, a chance of 6e-7 each."""
     values = np.asarray(bound(path, num_steps, "noise").value)
@@ -67,7 +68,7 @@ def test_gap_falls_like_one_over_steps(path):
     np.testing.assert_allclose(gaps[:-1] / gaps[1:], 2.0, rtol=0.1)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize("path", fast(PATHS, PATHS[0]), ids=lambda path: type(path).__name__)
 def test_continuous_time_reaches_the_entropy(path):
     """With the same points on both sides: the entropy of the data is their mean negative log-density and its error."""
     values = np.asarray(bound(path, parameterisation="noise").value)
@@ -76,6 +77,7 @@ def test_continuous_time_reaches_the_entropy(path):
     assert abs(gaps.mean()) < 5.0 * gaps.std() / len(gaps) ** 0.5 + 1e-3
 
 
+@pytest.mark.slow
 def test_wrong_fields_have_larger_bounds():
     """A prediction of noise that is too small costs what it is off, at every noise level."""
     path = si.VariancePreserving()

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from ...models._types import Key
 from ._pairings import AbstractCoupling
 from ._path import AbstractPath
+from ._preconditioning import Preconditioner
 
 Source: TypeAlias = Float[Array, "n *event"] | Callable[[Key, int], Any]
 """Draws, or a function ``(key, num) -> draws``; a target's may return ``(draws, condition)``."""
@@ -41,6 +42,22 @@ class Ends(eqx.Module):
         base = _drawn(self.base, to_target if coupling.rowwise else to_base, num, None)[0].astype(target.dtype)
         rows, columns = coupling.pairs(to_pairs, base, target, condition)
         return (base[rows], target[columns]), jax.tree.map(lambda c: c[columns], condition)
+
+    def shapes(self, key: Key, coupling: AbstractCoupling) -> tuple[tuple[Any, ...], PyTree]:
+        """Shapes and dtypes of two draws of the ends and of their conditions; draws nothing."""
+        found: tuple[tuple[Any, ...], PyTree] = jax.eval_shape(lambda k: self.draw(k, 2, coupling), key)
+        return found
+
+    @eqx.filter_jit
+    def preconditioner(self, key: Key, num: int) -> Preconditioner:
+        """From all draws that are given, and from ``num`` draws of a function."""
+        sources = [source for source in (self.base, self.target) if source is not None]
+        keys = jax.random.split(key, len(sources))
+        draws = [
+            _drawn(source, k, num, None)[0] if callable(source) else source
+            for k, source in zip(keys, sources, strict=True)
+        ]
+        return Preconditioner.from_draws([each.astype(draws[-1].dtype) for each in draws])
 
 
 def make_ends(
@@ -75,7 +92,7 @@ def make_ends(
     if coupling.rowwise and (base is None or callable(base) or callable(target) or len(base) != len(target)):
         raise ValueError("coupling=Paired(): expected two arrays, base and target, with as many rows.")
     ends = Ends(base, target, condition)
-    shapes = jax.eval_shape(lambda k: ends.draw(k, 2, coupling), key)[0]
+    shapes = ends.shapes(key, coupling)[0]
     if any(s.shape != shapes[-1].shape or not jnp.issubdtype(s.dtype, jnp.floating) for s in shapes):
         raise ValueError(
             f"Two draws of the ends have shapes {[s.shape for s in shapes]} and dtypes "

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._fields import AbstractFields, away_from_zero
@@ -179,11 +180,8 @@ def check_predicts(path: AbstractPath, predicts: Any) -> tuple[Quantity, ...]:
     enough = len(names) == path.num_ends
     if enough:
         with jax.ensure_compile_time_eval():
-            times = jnp.linspace(0.02, 0.98, 49)
-            matrices = jax.vmap(lambda t: _matrix(path, names, t))(times)
-            sizes = jnp.prod(jnp.linalg.norm(matrices, axis=2), axis=1)
-            volumes = jnp.where(sizes == 0, 0.0, jnp.linalg.det(matrices) / jnp.where(sizes == 0, 1.0, sizes))
-            enough = bool((jnp.abs(volumes) > 1e-6).all() & (jnp.all(volumes > 0) | jnp.all(volumes < 0)))
+            volumes = np.asarray(_volumes(path, names))
+        enough = bool((np.abs(volumes) > 1e-6).all() and ((volumes > 0).all() or (volumes < 0).all()))
     if not enough:
         remedy = "'noise'" if path.num_ends == 1 else "('velocity', 'noise')"
         raise ValueError(
@@ -219,14 +217,30 @@ def equations(path: AbstractPath, t: Float[Array, ""]) -> dict[str, Float[Array,
 
 def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Inverse of a 2 x 2 or 3 x 3 matrix by its minors: no library call in the inner loop of a sampler."""
+    return _minors(matrix) / determinant(matrix)
+
+
+def determinant(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Determinant of a 2 x 2 or 3 x 3 matrix."""
+    return matrix[0] @ _minors(matrix)[:, 0]
+
+
+def _minors(matrix: Array) -> Array:
     if matrix.shape[0] == 2:
         (a, b), (c, d) = matrix
-        return jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
+        return jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])])
     first, second, third = matrix
-    minors = jnp.stack([jnp.cross(second, third), jnp.cross(third, first), jnp.cross(first, second)], axis=1)
-    return minors / (first @ minors[:, 0])
+    return jnp.stack([jnp.cross(second, third), jnp.cross(third, first), jnp.cross(first, second)], axis=1)
 
 
-def _matrix(path: AbstractPath, names: tuple[str, ...], t: Array) -> Array:
-    rows = equations(path, t)
-    return jnp.stack([rows["position"], *(rows[name] for name in names)])
+@eqx.filter_jit
+def _volumes(path: AbstractPath, names: tuple[str, ...]) -> Array:
+    """Determinants of the equations of position and predictions, each scaled to norm one, at times inside."""
+
+    def at(t: Array) -> Array:
+        rows = equations(path, t)
+        matrix = jnp.stack([rows["position"], *(rows[name] for name in names)])
+        size = jnp.prod(jnp.linalg.norm(matrix, axis=1))
+        return jnp.where(size == 0, 0.0, determinant(matrix) / jnp.where(size == 0, 1.0, size))
+
+    return jax.vmap(at)(jnp.linspace(0.02, 0.98, 49))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ...models._types import Key
@@ -130,16 +130,17 @@ class QuadraticLoss(eqx.Module):
 def needs_antithetic(path: AbstractPath, predicts: Sequence[Quantity]) -> bool:
     """Whether a target that is predicted grows without bound towards an end of time."""
     with jax.ensure_compile_time_eval():
-        near, nearer = jnp.asarray([1e-4, 1 - 1e-4]), jnp.asarray([1e-5, 1 - 1e-5])
+        speeds, precisions = (np.abs(np.asarray(found)) for found in _sizes(path))
+    grow = [bool((size[2:] > _BLOW_UP * size[:2]).any()) for size in (speeds, precisions)]
+    return ("velocity" in predicts and grow[0]) or ("score" in predicts and grow[1])
 
-        def grows(size: Callable[[Array], Array]) -> bool:
-            first, second = jnp.abs(jax.vmap(size)(near)), jnp.abs(jax.vmap(size)(nearer))
-            return bool(jnp.any(second > _BLOW_UP * first))
 
-        def speed(t: Array) -> Any:
-            return path.spreading(t) / away_from_zero(path.gamma(t))
+@eqx.filter_jit
+def _sizes(path: AbstractPath) -> tuple[Array, Array]:
+    """``gamma'`` and ``1 / gamma``, near either end and nearer."""
 
-        def precision(t: Array) -> Any:
-            return 1.0 / away_from_zero(path.gamma(t))
+    def at(t: Array) -> tuple[Array, Array]:
+        gamma = away_from_zero(path.gamma(t))
+        return path.spreading(t) / gamma, 1.0 / gamma
 
-        return ("velocity" in predicts and grows(speed)) or ("score" in predicts and grows(precision))
+    return jax.vmap(at)(jnp.array([1e-4, 1 - 1e-4, 1e-5, 1 - 1e-5]))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -24,7 +25,6 @@ from ._losses import QuadraticLoss, needs_antithetic
 from ._networks import FieldNetwork
 from ._pairings import AbstractCoupling, check_coupling, num_values
 from ._path import AbstractPath
-from ._preconditioning import Preconditioner
 from ._training_kernel import InterpolantTraining, Loss, Problem
 
 CHECKPOINT_KIND = "interpolant"
@@ -130,20 +130,20 @@ def train(
     to_ends, to_network, to_run = jax.random.split(key, 3)
     coupling = check_coupling(coupling)
     ends = make_ends(to_ends, path, base, target, condition, coupling)
-    draws, given = ends.draw(to_ends, _num_scale_draws(base, target), coupling)
+    shapes, given = ends.shapes(to_ends, coupling)
     if network is None:
         networks: tuple[Network, ...] = (
-            FieldNetwork(
+            eqx.filter_jit(FieldNetwork)(
                 to_network,
-                draws[-1].shape[1:],
+                shapes[-1].shape[1:],
                 len(names),
                 condition_size=num_values(given),
-                dtype=draws[-1].dtype,
+                dtype=shapes[-1].dtype,
             ),
         )
     else:
         networks = tuple(network) if isinstance(network, list | tuple) else (network,)  # type: ignore[assignment]
-    preconditioner = Preconditioner.from_draws(draws) if precondition else None
+    preconditioner = ends.preconditioner(to_ends, _SCALE_DRAWS) if precondition else None
     fields = LearnedFields(path, names, *networks, preconditioner=preconditioner)
     if loss is None:
         loss = QuadraticLoss(antithetic=needs_antithetic(path, names))
@@ -225,11 +225,6 @@ def _run(
         )
     fields, last = kernel.fields(result.state.average), kernel.fields(result.state.parameters)
     return Training(fields, last, np.asarray(result.records), time.perf_counter() - began)
-
-
-def _num_scale_draws(base: Any, target: Any) -> int:
-    sizes = [len(source) for source in (base, target) if source is not None and not callable(source)]
-    return max([_SCALE_DRAWS, *sizes])
 
 
 def _make_optimizer(optimizer: Any, num_steps: int) -> optax.GradientTransformationExtraArgs:

@@ -33,6 +33,23 @@ class Problem(NamedTuple):
     loss: Loss
 
 
+class _Static:
+    """A tree without arrays, compared by structure and leaves: modules with lists have no hash of their own."""
+
+    def __init__(self, tree: PyTree) -> None:
+        self.tree = tree
+
+    def _parts(self) -> tuple[Any, tuple[Any, ...]]:
+        leaves, structure = jax.tree.flatten(self.tree)
+        return structure, tuple(leaves)
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._parts() == other._parts()
+
+
 class InterpolantState(NamedTuple):
     """Where a training is."""
 
@@ -66,8 +83,7 @@ class InterpolantTraining(AbstractKernel):
 
     arrays: Problem
     averaging: Float[Array, ""]
-    rest: tuple[tuple[Any, ...], Any] = eqx.field(static=True)
-    """Leaves that are no arrays, and their structure: modules with lists cannot be hashed, structures can."""
+    rest: _Static = eqx.field(static=True)
     optimizer: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
 
@@ -80,8 +96,7 @@ class InterpolantTraining(AbstractKernel):
     ) -> None:
         held = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, problem)
         self.arrays, rest = eqx.partition(held, eqx.is_array)
-        leaves, structure = jax.tree.flatten(rest)
-        self.rest = tuple(leaves), structure
+        self.rest = _Static(rest)
         try:
             hash(self.rest)
         except TypeError as error:
@@ -94,8 +109,7 @@ class InterpolantTraining(AbstractKernel):
     @property
     def problem(self) -> Problem:
         """Arrays and the rest together."""
-        leaves, structure = self.rest
-        return cast(Problem, eqx.combine(self.arrays, jax.tree.unflatten(structure, leaves)))
+        return cast(Problem, eqx.combine(self.arrays, self.rest.tree))
 
     def init(self, key: Key, position: PyTree, batch: Batch | None = None) -> InterpolantState:
         """Start from parameters of the networks (see `parameters`)."""
