@@ -10,31 +10,43 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
 from .._ensemble import particle_keys
+from ..transport._ensemble import transported_parents
 
-Scheme = Literal["systematic", "stratified", "residual", "multinomial"]
+Scheme = Literal["systematic", "stratified", "residual", "multinomial", "transport"]
 
 
 def resample(
-    scheme: Scheme, key: Key, weights: Float[Array, " n"], alive: Bool[Array, " n"] | None = None
+    scheme: Scheme,
+    key: Key,
+    weights: Float[Array, " n"],
+    alive: Bool[Array, " n"] | None = None,
+    particles: Float[Array, "n d"] | None = None,
 ) -> Int[Array, " n"]:
     """The parent of every slot, so that particle j has ``m w_j`` children in expectation, m the number of slots.
 
     All schemes are unbiased. "stratified" and "residual" never have more variance than "multinomial", whatever is
     averaged; "systematic", the usual choice and the cheapest, has the least variance of the counts themselves but can
-    have more of an average over particles whose order goes with their values.
+    have more of an average over particles whose order goes with their values. "transport" looks at where particles are:
+    each slot draws its parent from an optimal plan between the weighted and the equally weighted particles, among the
+    neighbours of its own particle. In few dimensions averages of smooth functions vary less than with "stratified".
 
     Args:
         scheme: "systematic" (one uniform number for all), "stratified" (one per slot), "residual" (whole parts of
-            ``m w_j`` for certain, the rest at random) or "multinomial".
+            ``m w_j`` for certain, the rest at random), "multinomial" or "transport".
         key: a key; slot i uses ``fold_in(key, i)``, but for "systematic", which draws once.
         weights: non-negative, not all zero; they need not sum to one.
         alive: slots that take part; the others are their own parents and nobody else's. None for all.
+        particles: where they are; needed for "transport" only.
 
     Returns:
         Indices of parents.
 
-    Cost: O(n log n). Reference: Douc, Cappe and Moulines, Comparison of resampling schemes for particle filtering,
-    arXiv:cs/0507025.
+    Raises:
+        ValueError: for "transport" without particles.
+
+    Cost: O(n log n); of "transport" O(n^2) for each of up to 200 sweeps, and memory O(n^2). Reference: Douc, Cappe and
+    Moulines, Comparison of resampling schemes for particle filtering, arXiv:cs/0507025; Reich, A nonparametric ensemble
+    transform method for Bayesian inference, arXiv:1210.0375, section 3 (a plan taken as a matrix of probabilities).
     """
     count = weights.shape[0]
     dtype = weights.dtype
@@ -44,6 +56,10 @@ def resample(
     weights = weights / jnp.sum(weights)
     slots = jnp.maximum(jnp.sum(alive), 1).astype(dtype)
     rank = jnp.cumsum(alive) - 1
+    if scheme == "transport":
+        if particles is None:
+            raise ValueError('resample("transport") without particles: expected their positions, of shape (n, d).')
+        return transported_parents(key, particles, weights, alive)
     if scheme == "systematic":
         points = (rank.astype(dtype) + jax.random.uniform(key, (), dtype)) / slots
         parents = _invert(weights, points)

@@ -9,6 +9,7 @@ from ._barycenter import free_barycenter as free_barycenter
 from ._couplings import coupling as coupling
 from ._divergence import Divergence as Divergence
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._ensemble import ensemble_transform as ensemble_transform
 from ._exact import ExactTransport as ExactTransport
 from ._exact import exact as exact
 from ._gaussian import GaussianTransport as GaussianTransport
@@ -16,9 +17,13 @@ from ._gaussian import bures_wasserstein as bures_wasserstein
 from ._gaussian import gaussian_transport as gaussian_transport
 from ._grid import Grid as Grid
 from ._lightsb import LightSB as LightSB
+from ._map_cost import MapCost as MapCost
+from ._map_cost import map_cost as map_cost
 from ._one_dimensional import one_dimensional as one_dimensional
 from ._partial import PartialTransport as PartialTransport
 from ._partial import partial as partial
+from ._relabel import Relabelled as Relabelled
+from ._relabel import relabel as relabel
 from ._sliced import sliced_wasserstein as sliced_wasserstein
 from ._solution import Status as Status
 from ._solution import Transport as Transport

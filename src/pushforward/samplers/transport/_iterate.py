@@ -81,9 +81,9 @@ def iterate(
         coarsest = jnp.where(near, problem.epsilon, coarsest)
     stored = isinstance(problem.geometry, Dense)
     worth = _WORTH_STORED if stored else _WORTH_STREAMED
-    accelerated = _ACCELERATED if settings.method == "auto" and not stored else 0
+    quick = _ACCELERATED if settings.method == "auto" and not stored else 0
     most = settings.max_sweeps, settings.max_newton_steps
-    down = descend(problem, g, coarsest, tolerance, system, worth, accelerated, *most)
+    down = descend(problem, g, coarsest, tolerance, system, worth, quick, *most)
 
     def rest() -> tuple[Array, Array, Array]:
         """Where Newton's method has ended short of the tolerance, accelerated sweeps may still get on."""
