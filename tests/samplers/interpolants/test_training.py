@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import pushforward as pf
+from pushforward.samplers.interpolants._ends import make_ends
 
 si = pf.interpolants
 QUIET = {"progress": False}
@@ -162,6 +163,23 @@ def test_couplings_pair_what_belongs_together():
     assert bridge.replace
     with pytest.raises(ValueError, match="no Schroedinger"):
         si.schroedinger(si.Trigonometric())
+
+
+@pytest.mark.slow
+def test_conditions_stay_with_their_draws():
+    """Whatever is paired with what, a condition goes with the draw of the target that it came with."""
+    given = {"first": DRAWS[:, 0], "both": DRAWS}
+    path, key = si.Linear(), jax.random.key(0)
+    for coupling, condition in [(si.Independent(), given), (si.MinibatchTransport(8), DRAWS)]:
+        ends = make_ends(key, path, OTHERS, DRAWS, condition, coupling)
+        (base, target), found = ends.draw(key, 16, coupling)
+        np.testing.assert_array_equal(found["both"] if isinstance(found, dict) else found, target)
+        assert not np.array_equal(base, target)
+    with pytest.raises(ValueError, match="single array"):
+        make_ends(key, path, OTHERS, DRAWS, given, si.MinibatchTransport(8))
+    ends = make_ends(key, path, DRAWS + 1.0, DRAWS, None, si.Paired())
+    (base, target), _ = ends.draw(key, 16, si.Paired())
+    np.testing.assert_allclose(base - target, 1.0)
 
 
 def test_straightness_and_reflow():
