@@ -62,7 +62,6 @@ def test_evidence_is_unbiased(resampling):
     if resampling == "transport":
         # Descent says that brothers vary together; drawn near their own places they hardly do: the estimate is a bound.
         assert variance.mean() > ratio.var()
-        assert ratio.var() < 0.7 * estimates(False, "multinomial")[0].var()
     z = (ratio.mean() - 1) / (ratio.std() / np.sqrt(ratio.size))
     assert abs(z) < 4.9
     # Sharp enough to see a term that is missing.
