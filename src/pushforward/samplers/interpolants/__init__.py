@@ -23,6 +23,11 @@ from ._log_prob import log_prob as log_prob
 from ._losses import QuadraticLoss as QuadraticLoss
 from ._losses import field_losses as field_losses
 from ._mixture import GaussianMixture as GaussianMixture
+from ._multimarginal import Route as Route
+from ._multimarginal import SimplexFields as SimplexFields
+from ._multimarginal import SimplexPath as SimplexPath
+from ._multimarginal import shorten as shorten
+from ._multimarginal import simplex_loss as simplex_loss
 from ._networks import FieldNetwork as FieldNetwork
 from ._ode import flow as flow
 from ._one_sided import EDM as EDM

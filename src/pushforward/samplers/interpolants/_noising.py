@@ -16,6 +16,9 @@ from ._path import AbstractPath
 LEAST, MOST = 1e-3, 1e2
 """Signal over noise at the first time of a chain and at its last."""
 
+_SHARES = (1.0, 0.5, 0.25, 0.1, 0.0)
+"""Of a Newton step, the best of which is taken."""
+
 
 class Moments(NamedTuple):
     """Mean and a square root of the covariance, which is ``root root^T``."""
@@ -129,16 +132,26 @@ def given_data(
 ) -> tuple[Moments, Float[Array, ""]]:
     """Moments of x_1 once it is observed, and the log of the expected likelihood.
 
-    Both for a normal x_1 and the quadratic expansion of the log-likelihood around its mean. Where that expansion
-    is not concave enough to leave a law, only its slope is used.
+    Both for a normal x_1 and the quadratic expansion of the log-likelihood around its mean: one Newton step to the most
+    likely x_1, and Laplace's integral there. The step is shortened where the whole of it is no gain, and curvature is
+    left out where the expansion is not concave enough to leave a law.
     """
-    value, slope = jax.value_and_grad(log_likelihood)(free.mean)
+    slope = jax.grad(log_likelihood)(free.mean)
     curvature = -jax.hessian(log_likelihood)(free.mean)
     eye = jnp.eye(free.mean.shape[0], dtype=free.mean.dtype)
     white = free.root.T @ curvature @ free.root
     factor = jnp.linalg.cholesky(eye + 0.5 * (white + white.T))
     factor = jnp.where(jnp.all(jnp.isfinite(factor)), factor, eye)
     root = jax.scipy.linalg.solve_triangular(factor, free.root.T, lower=True).T
-    pull = root.T @ slope
-    log_value = value + 0.5 * pull @ pull - jnp.sum(jnp.log(jnp.diagonal(factor)))
-    return Moments(free.mean + root @ pull, root), log_value
+    pull = jax.scipy.linalg.solve_triangular(factor.T, root.T @ slope, lower=False)
+    step, cost = free.root @ pull, 0.5 * pull @ pull
+
+    def joint(share: Array) -> Array:
+        return log_likelihood(free.mean + share * step) - share**2 * cost
+
+    shares = jnp.asarray(_SHARES, free.mean.dtype)
+    gains = jax.vmap(joint)(shares)
+    gains = jnp.where(jnp.isnan(gains), -jnp.inf, gains)
+    best = jnp.argmax(gains)
+    log_value = gains[best] - jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return Moments(free.mean + shares[best] * step, root), log_value
