@@ -81,8 +81,8 @@ def posterior(
     Raises:
         ValueError: for a path that is not of one end, or times without signal or noise.
 
-    Bias: none beyond the above, but the expansion knows one mode: where the likelihood has several under one x_t, weights
-    stay exact and become so uneven that their standard error, which no particle has seen the largest of, is too small.
+    Bias: none beyond the above, but the expansion knows one mode. Where the likelihood has several under one x_t, the
+    weights stay exact and become so uneven that their standard error, for want of the largest of them, is too small.
 
     Cost: per particle and step ``dim`` derivatives of the denoiser, a Hessian of the likelihood and ``O(dim^3)``.
 
