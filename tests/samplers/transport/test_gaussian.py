@@ -116,3 +116,40 @@ def test_bad_input(change, says):
     given = {"mean1": jnp.zeros(3), "cov1": jnp.eye(3), "mean2": jnp.zeros(3), "cov2": jnp.eye(3), "epsilon": 1.0}
     with pytest.raises(ValueError, match=says):
         pf.transport.gaussian_transport(**{**given, **change})
+
+
+AXIS = jnp.linspace(-7.0, 7.0, 32)
+
+
+@pytest.mark.slow
+def test_correlated_gaussians_on_a_grid():
+    """Two dimensions, axis by axis: value, cross-covariance, derivatives in mean and covariance, Hessian product."""
+    grid, epsilon = pf.transport.Grid((AXIS, AXIS)), 1.5
+    other = jnp.asarray([0.3, -0.2]), jnp.asarray([[0.8, -0.3], [-0.3, 1.1]])
+    at = jnp.asarray([-0.4, 0.5, 1.0, 0.3, 0.9])
+
+    def moments(parameters):
+        return parameters[:2], jnp.stack([parameters[2:4], parameters[3:5]])
+
+    def weights(mean, cov):
+        away = grid.points - mean
+        density = jnp.exp(-0.5 * jnp.sum(away * jnp.linalg.solve(cov, away.T).T, axis=1))
+        return density / jnp.sum(density)
+
+    def solved(parameters):
+        return pf.transport.solve(grid, grid, a=weights(*moments(parameters)), b=weights(*other), epsilon=epsilon)
+
+    def truth(parameters):
+        return pf.transport.gaussian_transport(*moments(parameters), *other, epsilon)
+
+    found, expected = solved(at), truth(at)
+    assert found.converged
+    np.testing.assert_allclose(found.cost, expected.cost, rtol=1e-6)
+    cross = (grid.points - at[:2]).T @ found.apply(grid.points - other[0])
+    np.testing.assert_allclose(cross, expected.cross_covariance, atol=1e-6)
+    slope = jax.jit(jax.grad(lambda p: solved(p).cost))
+    np.testing.assert_allclose(slope(at), jax.grad(lambda p: truth(p).cost)(at), rtol=1e-6, atol=1e-7)
+    along = jnp.asarray([0.6, -0.3, 0.2, 0.1, -0.4])
+    product = jax.grad(lambda p: jnp.vdot(slope(p), along))(at)
+    difference = (slope(at + 1e-4 * along) - slope(at - 1e-4 * along)) / 2e-4
+    np.testing.assert_allclose(product, difference, rtol=1e-4, atol=1e-6)

@@ -16,6 +16,9 @@ CostFunction: TypeAlias = Callable[[Any, Any], Float[Array, ""]]
 """``cost(x_i, y_j)`` of two single points."""
 BlockCost: TypeAlias = Callable[[Array, Array], Float[Array, "i j"]]
 
+_DIFFERENCES = 256
+"""Dimensions up to which stored distances are sums of squared differences."""
+
 
 def block_cost(cost: Any) -> BlockCost:
     """A named cost, or a user's cost of two points, as a function of two blocks of points.
@@ -49,8 +52,39 @@ class _Pairwise:
         return hash(self.cost)
 
 
-def _euclidean(x: Float[Array, "i d"], y: Float[Array, "j d"]) -> Float[Array, "i j"]:
+def stored_form(cost: BlockCost) -> BlockCost:
+    """The same cost, as exact as its dtype allows, where it is computed once and kept."""
+    if cost is squared_distances:
+        return _squared_by_differences
+    return _euclidean_by_differences if cost is _euclidean else cost
+
+
+def _squared_by_differences(x: Float[Array, "i d"], y: Float[Array, "j d"]) -> Float[Array, "i j"]:
+    """Squared distances without cancellation. Derivatives are those of the form with norms, which keep no differences.
+
+    In very many dimensions distances are as large as norms, and the form with norms has nothing to lose.
+    """
     squared = squared_distances(x, y)
+    if x.shape[1] > _DIFFERENCES:
+        return squared
+    left, right = jax.lax.stop_gradient((x.T, y.T))
+
+    def add(index: Array, total: Array) -> Array:
+        return total + (left[index][:, None] - right[index][None, :]) ** 2
+
+    exact = jax.lax.fori_loop(0, x.shape[1], add, jnp.zeros(squared.shape, squared.dtype))
+    return squared + (exact - jax.lax.stop_gradient(squared))
+
+
+def _euclidean_by_differences(x: Float[Array, "i d"], y: Float[Array, "j d"]) -> Float[Array, "i j"]:
+    return _root(_squared_by_differences(x, y))
+
+
+def _euclidean(x: Float[Array, "i d"], y: Float[Array, "j d"]) -> Float[Array, "i j"]:
+    return _root(squared_distances(x, y))
+
+
+def _root(squared: Float[Array, "i j"]) -> Float[Array, "i j"]:
     # The gradient where points meet is taken as zero.
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 

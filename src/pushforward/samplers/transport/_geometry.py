@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..engine import reduce_pairs
 from ..pairs._distance import product
-from ._cost import BlockCost
+from ._cost import BlockCost, stored_form
 
 PairTerm = Callable[[PyTree, Array, PyTree, PyTree, Array], PyTree]
 """``term(parameters, cost_block, row_block, column_block, weight)``: what a block of pairs contributes to each of its
@@ -154,7 +154,7 @@ class Cloud(AbstractGeometry):
 
     def dense(self) -> Dense:
         """All costs at once."""
-        return Dense(_costs(self.cost, self.swapped, self.x, self.y))
+        return Dense(_costs(stored_form(self.cost), self.swapped, self.x, self.y))
 
     def reduce(
         self,
