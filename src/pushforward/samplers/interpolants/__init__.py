@@ -1,5 +1,11 @@
 """Stochastic interpolants: paths between laws, their fields, and what to do along them."""
 
+from ._annealed import Annealed as Annealed
+from ._annealed import AnnealedFields as AnnealedFields
+from ._annealed import Control as Control
+from ._annealed import DensityEnd as DensityEnd
+from ._annealed import density_end as density_end
+from ._annealed import train_annealed as train_annealed
 from ._diffusion_bound import DiffusionBound as DiffusionBound
 from ._diffusion_bound import DiffusionLoss as DiffusionLoss
 from ._diffusion_bound import diffusion_bound as diffusion_bound
