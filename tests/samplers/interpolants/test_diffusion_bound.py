@@ -68,7 +68,8 @@ def test_gap_falls_like_one_over_steps(path):
     np.testing.assert_allclose(gaps[:-1] / gaps[1:], 2.0, rtol=0.1)
 
 
-@pytest.mark.parametrize("path", fast(PATHS, PATHS[0]), ids=lambda path: type(path).__name__)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 def test_continuous_time_reaches_the_entropy(path):
     """With the same points on both sides: the entropy of the data is their mean negative log-density and its error."""
     values = np.asarray(bound(path, parameterisation="noise").value)

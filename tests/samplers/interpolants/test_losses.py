@@ -78,7 +78,7 @@ def directional(path: si.AbstractPath, key, wrong=1.0):
     return jax.vmap(one)(*draws(key, path.num_ends))
 
 
-@pytest.mark.parametrize("path", fast(PATHS, PATHS[0], PATHS[3], PATHS[4]), ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize("path", fast(PATHS, PATHS[0]), ids=lambda path: type(path).__name__)
 def test_exact_fields_are_stationary(path):
     """E[(f - target) . g] = 0 for a direction g of the fields, within the error of the mean."""
     slopes = np.asarray(directional(path, jax.random.key(0)))
@@ -93,7 +93,7 @@ def test_wrong_fields_are_not():
     assert off.tolist() == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", fast([np.float32, np.float64], np.float32))
 def test_finite_and_tame_at_the_ends(dtype):
     """Next to an end single losses are as large as elsewhere with both signs of the noise, and explode with one."""
     path, numbers = si.Linear(), np.random.default_rng(0).normal(size=(3, 500, 1)).astype(dtype)
