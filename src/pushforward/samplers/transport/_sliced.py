@@ -39,9 +39,9 @@ def sliced_wasserstein(
 ) -> Float[Array, ""]:
     """Unbiased estimate of the sliced distance to its power, ``SW_p^p = mean_u W_p(u . x, u . y)^p`` over unit vectors.
 
-    The root is left to the user: it would bias the estimate. (`pf.sliced_wasserstein` returns the root.) Compiled code, works under ``jax.vmap``, and is
-    differentiable in points and weights: the gradient is unbiased too. An estimate with a control may be negative where
-    the distance is small against its noise.
+    The root is left to the user: it would bias the estimate. (`pf.sliced_wasserstein` returns the root.) Compiled code,
+    works under ``jax.vmap``, and is differentiable in points and weights: the gradient is unbiased too. An estimate
+    with a control may be negative where the distance is small against its noise.
 
     Args:
         key: for the directions; equal keys give equal directions.
