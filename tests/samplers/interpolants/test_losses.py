@@ -94,8 +94,8 @@ def test_wrong_fields_are_not():
 
 
 @pytest.mark.parametrize("dtype", fast([np.float32, np.float64], np.float32))
-def test_finite_and_tame_at_the_ends(dtype):
-    """Next to an end single losses are as large as elsewhere with both signs of the noise, and explode with one."""
+def test_both_signs_have_a_limit_at_the_ends(dtype):
+    """There they depend on a derivative, ``gamma' z (f(x_+) - f(x_-)) -> 2 gamma gamma' z^2 f'``; one sign explodes."""
     path, numbers = si.Linear(), np.random.default_rng(0).normal(size=(3, 500, 1)).astype(dtype)
 
     def loss(t, x0, x1, z, antithetic):
@@ -104,16 +104,24 @@ def test_finite_and_tame_at_the_ends(dtype):
 
         return si.field_losses(predict, path, QUANTITIES, t, (x0, x1), z, antithetic=antithetic)
 
-    both = jax.jit(jax.vmap(lambda *args: (loss(*args, True), loss(*args, False)), (None, 0, 0, 0)))
-    sizes = {}
-    for t in (0.5, 0.0, 1e-6, 1.0 - 1e-6, 1.0):
-        paired, alone = (np.asarray(values) for values in both(jnp.asarray(t, dtype), *numbers))
-        assert paired.dtype == dtype
-        assert np.isfinite(paired).all()
-        sizes[t] = paired.std(axis=0), alone.std(axis=0)
-    middle = sizes.pop(0.5)[0]
-    assert all((size[0] < 5.0 * middle).all() for size in sizes.values())
-    assert (sizes[1e-6][1][[0, 2]] > 50.0 * middle[[0, 2]]).all()
+    def limit(t, x0, x1, z):
+        x = jnp.where(t < 0.5, x0, x1)
+        f, slope = jax.jvp(lambda x: predictions(path, t, x[0])[jnp.array([0, 2]), 0], (x,), (jnp.ones_like(x),))
+        even, odd = jnp.stack([(x1 - x0)[0], jnp.zeros_like(t)]), jnp.stack([path.spreading(t), -jnp.ones_like(t)])
+        return 0.5 * f**2 - even * f - odd * z**2 * slope
+
+    both = jax.jit(jax.vmap(lambda *args: (loss(*args, True), loss(*args, False), limit(*args)), (None, 0, 0, 0)))
+    for end in (0.0, 1.0):
+        expected = np.asarray(both(jnp.asarray(end, dtype), *numbers)[2])
+        for t in (end, abs(end - 1e-6)):
+            paired, alone = (np.asarray(found) for found in both(jnp.asarray(t, dtype), *numbers)[:2])
+            assert paired.dtype == dtype
+            assert np.isfinite(paired).all()
+            assert (alone.std(axis=0)[[0, 2]] > 100.0 * expected.std(axis=0)).all()
+            if t != end:
+                # What is left out is of order gamma^2 = 1e-6 times higher derivatives; rounding is divided by gamma.
+                error = 1e-3 if dtype == np.float64 else 2e-2
+                np.testing.assert_allclose(paired[:, [0, 2]], expected, rtol=error, atol=error)
 
 
 def test_antithetic_where_it_is_needed():
