@@ -148,7 +148,8 @@ def train_annealed(
         key: typed key.
         fields: whose network is trained.
         draw: ``draw(key, n)``, points of the base.
-        epsilon: positive, the noise.
+        epsilon: positive, the noise. Where it is too much for the steps, as ``score * epsilon / num_steps`` larger than
+            the points' spread, paths run away; updates that are not finite are left out.
         num_steps: steps of the paths trained on.
         batch_size: paths per update.
         num_updates: steps of Adam, whose learning rate falls to zero.
@@ -183,7 +184,9 @@ def _train(
     rate: Array,
 ) -> Annealed:
     learned, fixed = eqx.partition(fields.network, eqx.is_inexact_array)
-    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, updates)))
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, updates)))
+    # A path that runs away, where a step is too long for the score, must not spoil the network for good.
+    adam = optax.apply_if_finite(clipped, updates)
 
     def variance(learned: PyTree, here: Array, noise: Array) -> Array:
         moving = eqx.tree_at(lambda f: f.network, fields, eqx.combine(learned, fixed))
