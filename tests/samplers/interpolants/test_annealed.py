@@ -40,7 +40,7 @@ def test_refused():
 
 @pytest.mark.slow
 def test_weights_of_a_program_are_exact_before_and_after_training():
-    """Evidence by quadrature, in coordinates that fit badly; training lowers its loss, the variance of the log-weights."""
+    """Evidence by quadrature, in coordinates that fit badly; training lowers the variance it is for."""
     inner = lambda s: 2 * stats.norm.pdf(s) * stats.norm.pdf(Y, 0.0, np.hypot(1.0, s))  # noqa: E731
     truth = np.log(integrate.quad(inner, 0, np.inf)[0])
     root = jnp.array([[0.9, 0.0], [0.2, 0.8]])
