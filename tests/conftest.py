@@ -24,7 +24,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tier of tests that a table names."""
+    """The tier of tests that a table names; names that differ from process to process are refused."""
+    changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if changing:
+        raise pytest.UsageError(f"{changing}: parallel workers need one name per test; give the cases ids=")
     mark_slow(items)
 
 

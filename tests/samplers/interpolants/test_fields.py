@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import fast
 
 import pushforward as pf
 
@@ -17,10 +18,22 @@ ONE_SIDED = [si.Mirror(gamma) for gamma in GAMMAS[:5]]
 ONE_SIDED += [si.OneSidedLinear(), si.OneSidedTrigonometric(), si.VariancePreserving(), si.Cosine()]
 ONE_SIDED += [si.VarianceExploding(0.01, 5.0), si.EDM(0.002, 5.0)]
 PATHS = TWO_SIDED + ONE_SIDED
+SOME = [
+    TWO_SIDED[0],
+    TWO_SIDED[4],
+    TWO_SIDED[8],
+    TWO_SIDED[15],
+    ONE_SIDED[2],
+    ONE_SIDED[7],
+    ONE_SIDED[8],
+    ONE_SIDED[10],
+]
 TIMES = jnp.array([1e-6, 0.1, 0.37, 0.5, 0.8, 1 - 1e-6])
 
 
-def name(path: si.AbstractPath) -> str:
+def name(path: si.AbstractPath | int) -> str:
+    if isinstance(path, int):
+        return str(path)
     noise = getattr(path, "noise", None)
     return type(path).__name__ + ("" if noise is None else f"-{type(noise).__name__}")
 
@@ -36,8 +49,14 @@ def fields(path: si.AbstractPath, dim: int) -> si.MixtureFields:
     return si.MixtureFields(path, *(mixture(dim, 2 + k, k) for k in range(path.num_ends)))
 
 
-@pytest.mark.parametrize("path", PATHS, ids=name)
-@pytest.mark.parametrize("dim", [1, 2, 50])
+def cases(dims: list[int], chosen: list[tuple[si.AbstractPath, int]]) -> list:
+    """Every path in every dimension; the fast tier compiles the chosen ones only."""
+    return fast([(path, dim) for path in PATHS for dim in dims], *chosen, several=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "dim"), cases([1, 2, 50], [(path, 2) for path in SOME] + [(TWO_SIDED[0], 50), (ONE_SIDED[0], 1)]), ids=name
+)
 def test_velocity_is_end_velocity_less_noise(path, dim):
     """B = v - gamma gamma' s, where each of the three is computed on its own."""
     exact = fields(path, dim)
@@ -52,8 +71,7 @@ def test_velocity_is_end_velocity_less_noise(path, dim):
     assert np.abs(error).max() < 1e-10
 
 
-@pytest.mark.parametrize("path", PATHS, ids=name)
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(("path", "dim"), cases([1, 2], [(path, 2) for path in SOME]), ids=name)
 def test_fokker_planck(path, dim):
     """D log rho / dt + div b + b . s = 0, all derivatives taken of the law itself."""
     exact = fields(path, dim)
@@ -72,7 +90,7 @@ def test_fokker_planck(path, dim):
     assert np.abs(error).max() < 1e-8
 
 
-@pytest.mark.parametrize("path", PATHS, ids=name)
+@pytest.mark.parametrize("path", fast(PATHS, *SOME[::3]), ids=name)
 def test_conversions(path):
     """What follows from velocity and score alone agrees with conditional expectations taken directly."""
     exact, x = fields(path, 2), jnp.array([0.3, -0.7])

@@ -229,7 +229,7 @@ def test_non_finite_losses_stop_the_run():
         ({"network": lambda t, x, c: jnp.zeros((2, 2))}, "to learn"),
         ({"path": "linear"}, "expected a path"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_input(settings, match):
     """One paragraph that names what is wrong."""
