@@ -1,5 +1,8 @@
 """Stochastic interpolants: paths between laws, their fields, and what to do along them."""
 
+from ._adaptive_ode import flow_adaptive as flow_adaptive
+from ._adaptive_sde import Adaptive as Adaptive
+from ._adaptive_sde import diffuse_adaptive as diffuse_adaptive
 from ._annealed import Annealed as Annealed
 from ._annealed import AnnealedFields as AnnealedFields
 from ._annealed import Control as Control
@@ -9,7 +12,9 @@ from ._annealed import train_annealed as train_annealed
 from ._diffusion_bound import DiffusionBound as DiffusionBound
 from ._diffusion_bound import DiffusionLoss as DiffusionLoss
 from ._diffusion_bound import diffusion_bound as diffusion_bound
+from ._dpm_solver import DPMSolver as DPMSolver
 from ._dps import dps as dps
+from ._edm import edm as edm
 from ._exact_fields import MixtureFields as MixtureFields
 from ._fields import AbstractFields as AbstractFields
 from ._free_energy import Estimate as Estimate
@@ -29,11 +34,15 @@ from ._log_prob import log_prob as log_prob
 from ._losses import QuadraticLoss as QuadraticLoss
 from ._losses import field_losses as field_losses
 from ._mixture import GaussianMixture as GaussianMixture
+from ._momentum import GHVB as GHVB
+from ._momentum import HeavyBall as HeavyBall
 from ._multimarginal import Route as Route
 from ._multimarginal import SimplexFields as SimplexFields
 from ._multimarginal import SimplexPath as SimplexPath
 from ._multimarginal import shorten as shorten
 from ._multimarginal import simplex_loss as simplex_loss
+from ._multistep import AbstractMultistep as AbstractMultistep
+from ._multistep import AdamsBashforth as AdamsBashforth
 from ._networks import FieldNetwork as FieldNetwork
 from ._ode import flow as flow
 from ._one_sided import EDM as EDM
@@ -53,6 +62,7 @@ from ._rectified import Straightness as Straightness
 from ._rectified import reflow as reflow
 from ._rectified import straightness as straightness
 from ._red_diff import red_diff as red_diff
+from ._schedules import spaced_times as spaced_times
 from ._sde import diffuse as diffuse
 from ._training import Training as Training
 from ._training import resume_training as resume_training

@@ -15,7 +15,7 @@ from ...models._layout import Layout
 from ...models._target import Target
 from ...models._types import Key, Position
 from .._checks import check_count, check_floats, check_key, check_positive
-from ._ode import over_points
+from ._runge_kutta import over_points
 from ._sde import make_diffusion
 from ._times import make_times
 from ._transition import Located, transition

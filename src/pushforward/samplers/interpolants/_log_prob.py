@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ...models._types import Key
 from .._checks import check_count, check_key
 from ._fields import AbstractFields
-from ._ode import Rule, integrate
+from ._runge_kutta import Rule, integrate
 from ._times import make_times
 
 

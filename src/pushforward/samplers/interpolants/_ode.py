@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._coordinates import Chart, Coordinate, make_chart
 from ._fields import AbstractFields
+from ._multistep import AbstractMultistep, multistep
+from ._runge_kutta import Rule, check_rule, integrate, over_points
 from ._times import make_times
-
-Rule: TypeAlias = Literal["euler", "heun", "rk4"]
-Velocity: TypeAlias = Callable[[Array, PyTree], PyTree]
-"""``velocity(t, state)`` of one time and a state, all of whose leaves move."""
 
 
 def flow(
@@ -24,7 +22,8 @@ def flow(
     *,
     num_steps: int = 100,
     times: Any = None,
-    rule: Rule = "heun",
+    rule: Rule | AbstractMultistep = "heun",
+    coordinate: Coordinate = "time",
     reverse: bool = False,
     condition: PyTree = None,
 ) -> Float[Array, "n *event"]:
@@ -34,19 +33,35 @@ def flow(
         fields: fields of an interpolant.
         x: points at the first time: draws of the base, or with ``reverse`` of the target.
         num_steps: steps from 0 to 1, unless ``times`` are given.
-        times: increasing times in [0, 1], their first and last where the points begin and end.
-        rule: "euler" (order 1), "heun" (2, two evaluations a step) or "rk4" (4, four evaluations).
+        times: increasing times in [0, 1], their first and last where the points begin and end. For few steps of a
+            diffusion see `spaced_times`.
+        rule: "euler" (order 1), "heun" (2, two evaluations a step) or "rk4" (4, four evaluations); or one of the rules
+            with one evaluation a step: `DPMSolver` for paths from noise, `AdamsBashforth`, `HeavyBall`, `GHVB`.
+        coordinate: of which variable "euler", "heun" and the multistep rules take steps. "time"; for paths from noise
+            also "noise", the ratio of noise to data, in which the slope of x over the coefficient of the data is the
+            predicted noise (Heun's method in it is the deterministic sampler of Karras et al.); or "straight", the
+            share of the noise, in which every path is ``u noise + (1 - u) data``, finite at both ends. Euler's method
+            is the same in the last two: DDIM. To where no noise is left "heun" takes a step of Euler's.
         reverse: from the last time to the first.
         condition: passed on to the fields, one leading entry per point.
 
     Returns:
         The points at the last time. Deterministic; the error falls with the order of the rule.
 
+    Raises:
+        ValueError: for rules, coordinates or times that do not exist or do not go together.
+
     Reference: Albergo, Boffi, Vanden-Eijnden, Stochastic interpolants, arXiv:2303.08797, eq. 2.31.
     """
     x = jnp.asarray(x)
     grid = make_times(times, num_steps, x.dtype, reverse=reverse)
-    return _flow(fields, x, grid, condition, rule)
+    if isinstance(rule, AbstractMultistep):
+        return _multistep(fields, x, make_chart(fields.path, grid, rule.kind or coordinate), condition, rule)
+    if check_rule(rule) == "rk4" and coordinate != "time":
+        raise ValueError(f"rule='rk4' with coordinate={coordinate!r}: expected coordinate='time' with this rule.")
+    if coordinate == "time":
+        return _flow(fields, x, grid, condition, rule)
+    return _charted(fields, x, make_chart(fields.path, grid, coordinate), condition, rule == "heun")
 
 
 @eqx.filter_jit
@@ -57,35 +72,28 @@ def _flow(fields: AbstractFields, x: Array, grid: Array, condition: PyTree, rule
     return integrate(velocity, x, grid, rule)
 
 
-def integrate(velocity: Velocity, state: PyTree, grid: Float[Array, " step"], rule: Rule) -> PyTree:
-    """Runge-Kutta steps between the times of a grid, which may fall."""
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule={rule!r}: expected one of {list(get_args(Rule))}.")
-
-    def plus(state: PyTree, step: Array, slope: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, v: x + step * v, state, slope)
-
-    def advance(state: PyTree, interval: tuple[Array, Array]) -> tuple[PyTree, None]:
-        t, end = interval
-        h = end - t
-        first = velocity(t, state)
-        if rule == "euler":
-            return plus(state, h, first), None
-        if rule == "heun":
-            second = velocity(end, plus(state, h, first))
-            return plus(state, 0.5 * h, jax.tree.map(jnp.add, first, second)), None
-        middle = t + 0.5 * h
-        second = velocity(middle, plus(state, 0.5 * h, first))
-        third = velocity(middle, plus(state, 0.5 * h, second))
-        fourth = velocity(end, plus(state, h, third))
-        slope = jax.tree.map(lambda a, b, c, d: (a + 2.0 * (b + c) + d) / 6.0, first, second, third, fourth)
-        return plus(state, h, slope), None
-
-    return jax.lax.scan(advance, state, (grid[:-1], grid[1:]))[0]
+@eqx.filter_jit
+def _multistep(fields: AbstractFields, x: Array, chart: Chart, condition: PyTree, rule: AbstractMultistep) -> Array:
+    return multistep(rule, fields, x, chart, condition)
 
 
-def over_points(field: Callable[..., Array], t: Array, points: Array, condition: PyTree) -> Array:
-    """A field at one time and many points, each with its own condition."""
-    if condition is None:
-        return jax.vmap(field, (None, 0))(t, points)
-    return jax.vmap(field, (None, 0, 0))(t, points, condition)
+@eqx.filter_jit
+def _charted(fields: AbstractFields, x: Array, chart: Chart, condition: PyTree, correct: bool) -> Array:
+    def advance(points: Array, step: tuple[Array, ...]) -> tuple[Array, None]:
+        return charted_step(fields, chart, points, step, condition, correct), None
+
+    table = (chart.grid[:-1], chart.grid[1:], chart.scale, chart.lift, jnp.diff(chart.u), chart.singular[1:])
+    return jax.lax.scan(advance, x, table)[0]
+
+
+def charted_step(
+    fields: AbstractFields, chart: Chart, points: Array, step: tuple[Array, ...], condition: PyTree, correct: bool
+) -> Array:
+    """One step of Euler's method along a chart, or of Heun's except to where the slope has no value."""
+    t, end, scale, lift, h, singular = step
+    first = chart.slope(fields, t, points, condition)
+    ahead = scale * points + lift * h * first
+    if not correct:
+        return ahead
+    second = jnp.where(singular, first, chart.slope(fields, end, ahead, condition))
+    return scale * points + lift * 0.5 * h * (first + second)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._fields import AbstractFields
-from ._ode import Rule, flow, integrate, over_points
+from ._ode import flow
+from ._runge_kutta import Rule, integrate, over_points
 from ._times import make_times
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ...models._types import Key
 from .._checks import check_key, check_positive
 from ._fields import AbstractFields
-from ._ode import over_points
+from ._runge_kutta import over_points
 from ._times import make_times
 
 Diffusion: TypeAlias = Float[Array, ""] | float | Callable[[Float[Array, ""]], Float[Array, ""]]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._ode import over_points
+from ._runge_kutta import over_points
 from ._sde import diffusion_at
 
 

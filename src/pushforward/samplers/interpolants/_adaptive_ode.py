@@ -1,0 +1,107 @@
+"""The flow of an interpolant to a tolerance, by an adaptive Runge-Kutta method of diffrax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import check_count, check_positive
+from ._adaptive_sde import Adaptive
+from ._fields import AbstractFields
+
+
+def flow_adaptive(
+    fields: AbstractFields,
+    x: Float[Array, "n *event"],
+    *,
+    rtol: Any = 1e-5,
+    atol: Any = 1e-5,
+    start: float = 0.0,
+    end: float = 1.0,
+    max_steps: int = 4096,
+    solver: Any = None,
+    condition: PyTree = None,
+) -> Adaptive:
+    """Move points along ``dX = b(t, X) dt``, each with steps of its own, as long as the tolerance allows.
+
+    Needs diffrax: ``pip install "pushforward[ode]"``.
+
+    Args:
+        fields: fields of an interpolant.
+        x: points at ``start``.
+        rtol: error allowed in a step, as a share of the point.
+        atol: error allowed in a step, in units of the points.
+        start: first time.
+        end: last time; before ``start`` for the way back.
+        max_steps: steps after which a point that has not arrived is an error.
+        solver: a solver of diffrax; ``diffrax.Tsit5()`` where None, of order 5.
+        condition: passed on to the fields, one leading entry per point.
+
+    Returns:
+        Points at ``end``, evaluations and refused steps of each (six evaluations a step are counted, as of Tsit5).
+
+    Raises:
+        ImportError: without diffrax.
+        FloatingPointError: where a point does not arrive.
+    """
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ImportError(
+            'flow_adaptive needs diffrax: pip install "pushforward[ode]"; `flow` with num_steps does without.'
+        ) from error
+    x = jnp.asarray(x)
+    for name, time in (("start", start), ("end", end)):
+        if not 0.0 <= float(time) <= 1.0:
+            raise ValueError(f"{name}={time!r}: expected a time in [0, 1].")
+    rules = (
+        check_positive("rtol", rtol, x.dtype, "no units"),
+        check_positive("atol", atol, x.dtype, "units of the points"),
+        jnp.asarray(start, x.dtype),
+        jnp.asarray(end, x.dtype),
+    )
+    most = check_count("max_steps", max_steps, 1)
+    points, done, tried, refused = _solve(
+        fields, x, condition, rules, most, diffrax.Tsit5() if solver is None else solver
+    )
+    if not isinstance(done, jax.core.Tracer) and not bool(done.all()):
+        lost = np.flatnonzero(~np.asarray(done))
+        raise FloatingPointError(
+            f"{len(lost)} of {len(x)} points (the first is number {lost[0]}) had not arrived at time {end:g} after "
+            f"max_steps={most}: expected a velocity that is finite along the way; raise rtol and atol, or max_steps."
+        )
+    return Adaptive(points, 6 * tried + 1, refused)
+
+
+@eqx.filter_jit
+def _solve(
+    fields: AbstractFields, x: Array, condition: PyTree, rules: tuple[Array, ...], most: int, solver: Any
+) -> tuple[Array, Array, Array, Array]:
+    import diffrax
+
+    rtol, atol, start, end = rules
+
+    def one(x: Array, condition: PyTree = None) -> tuple[Array, Array, Array, Array]:
+        def velocity(t: Any, x: Array, args: Any) -> Array:
+            return fields.velocity(jnp.asarray(t, x.dtype), x, condition)
+
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(velocity),
+            solver,
+            start,
+            end,
+            None,
+            x,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            max_steps=most,
+            throw=False,
+        )
+        arrived = (found.result == diffrax.RESULTS.successful) & jnp.isfinite(found.ys[0]).all()
+        return found.ys[0], arrived, found.stats["num_steps"], found.stats["num_rejected_steps"]
+
+    return jax.vmap(one)(x) if condition is None else jax.vmap(one)(x, condition)
