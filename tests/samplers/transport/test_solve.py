@@ -28,9 +28,7 @@ def test_few_steps_from_any_start(seed, start, figure):
         assert marginal_error(problem.cost, problem.a, problem.b, found.potentials, 1 / eta) <= 1e-12
         steps[eta] = int(found.num_sweeps), int(found.num_newton_steps)
     figure(f"uniform costs, seed {seed}, start {start}: (sweeps, Newton steps) to 1e-12", steps, "(20, 15)")
-    # An assignment in all but name: 500 weakly tied pairs have to be balanced.
-    assert max(newton for eta, (_, newton) in steps.items() if eta < 1e4) <= 15
-    assert steps[1e4][1] <= 30
+    assert max(newton for _, newton in steps.values()) <= 15
 
 
 @pytest.mark.parametrize("side", fast([12, 22, 28], 12))
@@ -64,7 +62,8 @@ def test_value_is_what_it_says():
     plan, product = np.asarray(found.plan), np.outer(problem.a, problem.b)
     objective = np.sum(problem.cost * plan) + epsilon * np.sum(plan * np.log(plan / product) - plan + product)
     np.testing.assert_allclose([found.cost, found.dual, found.primal], objective, rtol=1e-12)
-    np.testing.assert_allclose(found.linear_cost, np.sum(problem.cost * plan), rtol=1e-12)
+    # Of first order in what rounding moves: the marginal error, at a cost of at most one.
+    assert abs(found.linear_cost - np.sum(problem.cost * plan)) <= float(found.marginal_error) + 1e-14
 
 
 @pytest.mark.parametrize("sweeps", fast([1, 3, 10], 3))

@@ -79,6 +79,26 @@ class Anchored(AbstractGeometry):
             lambda: self.base.log_marginal(f, g, log_weight, epsilon),
         )
 
+    def push(
+        self,
+        f: Float[Array, " n"],
+        g: Float[Array, " m"],
+        log_weight: Float[Array, " m"],
+        epsilon: Float[Array, ""],
+        vectors: Float[Array, "m k"],
+    ) -> Float[Array, "n k"]:
+        """See `AbstractGeometry.push`."""
+        moved = jnp.where(log_weight > -jnp.inf, (g - self.g) / epsilon, 0.0)
+        near = (jnp.max(jnp.abs(moved)) <= _FAR) & (epsilon == self.epsilon)
+        return jax.lax.cond(
+            near,
+            lambda: (
+                jnp.exp((f - self.f) / epsilon)[:, None]
+                * product(self.kernel, jnp.exp(jnp.minimum(moved, _FAR) + log_weight)[:, None] * vectors)
+            ),
+            lambda: self.base.push(f, g, log_weight, epsilon, vectors),
+        )
+
     def plan_rows(
         self,
         left: Float[Array, " n"],

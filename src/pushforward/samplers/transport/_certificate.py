@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._anchored import anchored
 from ._geometry import bounded_exponent
 from ._grid import Separable
 from ._marginals import AbstractMarginal, Soft
@@ -38,7 +39,7 @@ class Certificate(NamedTuple):
 
 
 def certify(problem: Problem, point: Point) -> Certificate:
-    """Round the plan and bound its distance to the optimum. Four passes over all pairs.
+    """Round the plan and bound its distance to the optimum. Four passes over all pairs; two over stored costs.
 
     Rows, then columns, that carry too much are shrunk, and what is then missing is spread as a product measure. A soft
     marginal asks for nothing, so nothing is shrunk for it.
@@ -46,6 +47,7 @@ def certify(problem: Problem, point: Point) -> Certificate:
     Reference for the rounding: Altschuler, Weed and Rigollet, Near-linear time approximation algorithms for optimal
     transport via Sinkhorn iteration, arXiv:1705.09634, algorithm 2.
     """
+    problem = anchored(problem, point)
     a, b, f, g, epsilon = problem.a, problem.b, point.f, point.g, problem.epsilon
     geometry = problem.geometry
     rows, columns = a * jnp.exp(problem.log_rows(f, g)), problem.columns(point)

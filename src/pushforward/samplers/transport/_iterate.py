@@ -98,9 +98,12 @@ def iterate(
 def _extended(problem: Problem, f: Float[Array, " n"], g: Float[Array, " m"]) -> Point:
     """With optimal potentials where weights are zero too, which no iteration looks at."""
     point = problem.point(f, g)
-    soft = point.g - problem.epsilon * problem.log_columns(point.f, point.g)
-    optimal = problem.column_marginal.update(soft, problem.epsilon)
-    return point._replace(g=jnp.where(problem.b > 0, point.g, optimal))
+
+    def optimal() -> Array:
+        soft = point.g - problem.epsilon * problem.log_columns(point.f, point.g)
+        return jnp.where(problem.b > 0, point.g, problem.column_marginal.update(soft, problem.epsilon))
+
+    return point._replace(g=jax.lax.cond(jnp.all(problem.b > 0), lambda: point.g, optimal))
 
 
 def choose_system(problem: Problem, method: Method) -> AbstractSystem:

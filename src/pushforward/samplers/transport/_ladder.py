@@ -15,7 +15,7 @@ from ._newton import AbstractSystem, newton
 from ._problem import Point, Problem
 from ._sinkhorn import sinkhorn
 
-_DECAY = 0.5
+_DECAY = 0.25
 """Ratio of rungs."""
 _LOOSE = 0.05
 """Marginal error, as a share of the mass, with which a rung is left."""
@@ -57,7 +57,7 @@ def descend(
     max_sweeps: int,
     max_steps: int,
 ) -> Descent:
-    """One sweep, and Newton steps where that is not enough, on each rung ``start / 2^k`` above the problem's epsilon.
+    """One sweep, and Newton steps where that is not enough, on each rung ``start / 4^k`` above the problem's epsilon.
 
     At the foot sweeps go on while they promise to end soon, and Newton steps to the tolerance. The first sweeps forget
     where they began: whatever g is, after one sweep its range is at most twice that of the costs. Each rung starts from

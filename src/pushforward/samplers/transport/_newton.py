@@ -20,12 +20,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._anchored import anchored
+from ._balance import balanced
 from ._problem import Point, Problem
 
 _TRIALS = 30
 _SLOPE = 0.1
 _FALL = 0.25
 _RIDGE = 1e-2
+_INEXACT = 0.1
+_QUICK = 0.01
 _PATIENCE = 3
 
 
@@ -78,7 +81,10 @@ def diagonals(problem: Problem, point: Point) -> Diagonals:
 def newton(
     problem: Problem, system: AbstractSystem, point: Point, tolerance: Float[Array, ""], most: int | Array
 ) -> Steps:
-    """Newton steps with line search until the marginal error is at most ``tolerance`` or no longer falls."""
+    """Newton steps with line search until the marginal error is at most ``tolerance`` or no longer falls.
+
+    Each step ends with moves of single columns, see `balanced`, which are counted with it.
+    """
 
     def unfinished(state: Steps) -> Array:
         return (state.error > tolerance) & (state.num_steps < most) & (state.stalled < _PATIENCE)
@@ -87,11 +93,14 @@ def newton(
         here = anchored(problem, state.point)
         residual = here.residual(state.point)
         relative = state.error / jnp.sum(problem.b)
-        # Far from the solution weakly coupled groups of columns would be thrown far apart.
-        step = problem.epsilon * system.solve(
-            here, state.point, diagonals(here, state.point), residual, _RIDGE * relative, 0.1 * relative
-        )
+        # Far from the solution weakly coupled groups of columns would be thrown far apart. Nothing is gained by a step
+        # that is more exact than the error it leaves, or than what is asked for.
+        accuracy = _INEXACT * jnp.clip(tolerance / state.error, relative, 1.0)
+        scaled = diagonals(here, state.point)
+        step = problem.epsilon * system.solve(here, state.point, scaled, residual, _RIDGE * relative, accuracy)
         point = _line_search(here, state.point, step, jnp.sum(residual * step))
+        # Where the step has done its work single columns need no help.
+        point = balanced(here, point, jnp.maximum(tolerance, _QUICK * state.error))
         error = problem.error(point)
         rose = point.value > state.point.value + 4.0 * jnp.finfo(error.dtype).eps * jnp.abs(point.value)
         better = error < state.error
