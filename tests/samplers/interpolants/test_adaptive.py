@@ -58,7 +58,7 @@ def test_batches_do_not_matter():
 def test_a_third_of_the_evaluations(reverse):
     """Of 10,000 points: the law is the target's where 1,000 steps of Euler's method have 3 times the evaluations.
 
-    The excess of 3 is exceeded by chance once in 14,000 (see `test_sampling`); `benchmarks/sde_speed.py` has more points.
+    Chance exceeds an excess of 3 once in 14,000 (see `test_sampling`); `benchmarks/sde_speed.py` has more points.
     """
     first, last = (TARGET, BASE) if reverse else (BASE, TARGET)
     start = first.sample(jax.random.key(3), 10_000)
