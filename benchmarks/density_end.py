@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,7 @@ class Row(NamedTuple):
         return self.mean_error <= MEAN and self.apart <= ERRORS
 
 
-def measure(name: str, num_particles: int = 20_000, num_updates: int = 300) -> Row:
+def measure(name: str, num_particles: int = 4_000, num_updates: int = 60) -> Row:
     """Fit, train, weigh."""
     entry = zoo.load(name)
     target = entry.target()
@@ -94,15 +95,17 @@ def measure(name: str, num_particles: int = 20_000, num_updates: int = 300) -> R
     )
 
 
-def main() -> None:
-    """Print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posteriors", nargs="*", default=POSTERIORS, help="names of the zoo")
+def main(posteriors: Sequence[str] = POSTERIORS) -> list[Row]:
+    """Measure and print."""
     jax.config.update("jax_enable_x64", True)
-    for name in parser.parse_args().posteriors:
-        row = measure(name)
-        print(row, f"apart {row.apart:.2f} holds {row.holds}", flush=True)
+    rows = []
+    for name in posteriors:
+        rows.append(measure(name))
+        print(rows[-1], f"apart {rows[-1].apart:.2f} holds {rows[-1].holds}", flush=True)
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("posteriors", nargs="*", default=POSTERIORS, help="names of the zoo")
+    main(parser.parse_args().posteriors)

@@ -19,6 +19,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import jax
+import verify_interpolants
 import verify_particles
 import verify_transport
 import verify_vi
@@ -171,6 +172,7 @@ SECTIONS = {
     **verify_vi.SECTIONS,
     **verify_particles.SECTIONS,
     **verify_transport.SECTIONS,
+    **verify_interpolants.SECTIONS,
 }
 
 
