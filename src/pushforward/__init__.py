@@ -1,12 +1,15 @@
 """Probabilistic inference on JAX for NumPyro and Pyro programs. Import as ``import pushforward as pf``.
 
-This file re-exports public names and holds no logic.
+This file re-exports public names and holds no logic. Two modules are loaded when they are first used.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from ._on_use import names_with as _names_with
+from ._on_use import on_use as _on_use
 from .estimators import CUBO as CUBO
 from .estimators import ELBO as ELBO
 from .estimators import IWELBO as IWELBO
@@ -100,8 +103,13 @@ from .samplers import KSDDescent as KSDDescent
 from .samplers import MirroredSVGD as MirroredSVGD
 from .samplers import MMDFlow as MMDFlow
 from .samplers import StructuredSGLD as StructuredSGLD
-from .samplers import interpolants as interpolants
-from .samplers import transport as transport
 from .samplers.engine import NonFiniteError as NonFiniteError
 
+if _TYPE_CHECKING:
+    from .samplers import interpolants as interpolants
+    from .samplers import transport as transport
+
 __version__ = _version("pushforward")
+
+__getattr__ = _on_use(__name__, {"interpolants": ".samplers.interpolants", "transport": ".samplers.transport"})
+__dir__ = _names_with(__name__, {"interpolants": ".samplers.interpolants", "transport": ".samplers.transport"})

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..samplers.transport import sinkhorn_divergence
 from ._sample_distances import paired_points
 from ._sample_sets import Discrepancy
 
@@ -46,6 +45,9 @@ def sinkhorn_distance(
         raise ValueError(
             f"epsilon={epsilon}: expected a positive number. By default it is 0 for points that all agree."
         )
+    # Loaded on use: most sessions need no transport.
+    from ..samplers.transport import sinkhorn_divergence
+
     found = sinkhorn_divergence(x, y, epsilon=epsilon)
     if not bool(found.converged):
         raise ValueError(

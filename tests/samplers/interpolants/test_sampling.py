@@ -17,10 +17,10 @@ si = pf.interpolants
 @pytest.mark.parametrize(
     ("epsilon", "reverse", "size", "bound"),
     fast(
-        [(0.5, False, 20_000, 1.5)]
+        [(0.5, False, 8_000, 3.75)]
         + [(epsilon, False, 200_000, 0.1) for epsilon in (0.0, 0.5, 2.0, 5.0)]
         + [(2.0, True, 200_000, 0.1)],
-        (0.5, False, 20_000, 1.5),
+        (0.5, False, 8_000, 3.75),
         several=True,
     ),
 )

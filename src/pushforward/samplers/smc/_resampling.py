@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
 from .._ensemble import particle_keys
-from ..transport._ensemble import transported_parents
 
 Scheme = Literal["systematic", "stratified", "residual", "multinomial", "transport"]
 
@@ -59,6 +58,9 @@ def resample(
     if scheme == "transport":
         if particles is None:
             raise ValueError('resample("transport") without particles: expected their positions, of shape (n, d).')
+        # Loaded on use: most sessions need no transport.
+        from ..transport._ensemble import transported_parents
+
         return transported_parents(key, particles, weights, alive)
     if scheme == "systematic":
         points = (rank.astype(dtype) + jax.random.uniform(key, (), dtype)) / slots
