@@ -29,8 +29,8 @@ verify: $(STAMP) ## Every promised figure, measured; writes docs/results.md (abo
 	-$(BIN)/python -m pytest -n $(WORKERS) --junitxml=.cache/tests.xml $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/verify.py
 
-bench: $(STAMP) ## Speed against Pyro, BlackJAX, OTT-JAX, POT, hand-written JAX and maximum likelihood
-	for file in benchmarks/overhead.py benchmarks/pyro_speed.py benchmarks/estimators.py benchmarks/flow_speed.py benchmarks/flow_forward_kl.py benchmarks/svgd_speed.py benchmarks/sgmcmc.py benchmarks/transport_speed.py benchmarks/gpu_step.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(STAMP) ## Speed against Pyro, BlackJAX, OTT-JAX, POT, diffrax, hand-written JAX and maximum likelihood
+	for file in benchmarks/overhead.py benchmarks/pyro_speed.py benchmarks/estimators.py benchmarks/flow_speed.py benchmarks/flow_forward_kl.py benchmarks/svgd_speed.py benchmarks/sgmcmc.py benchmarks/transport_speed.py benchmarks/sde_speed.py benchmarks/gpu_step.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 demo: $(STAMP) ## Two real data sets end to end; tables on screen, files in demo-output/
 	$(BIN)/python examples/demo.py
