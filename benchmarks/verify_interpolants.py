@@ -126,8 +126,8 @@ def sde_section() -> Section:
     ]
     note = (
         f"{sde_speed.PARTICLES:,} particles in two dimensions over {sde_speed.STEPS:,} steps of Euler's method between "
-        "normal laws, single precision, medians; diffrax with a virtual Brownian tree, per particle. The energy distance "
-        "is squared, to the law itself, as a share of that of two exact samples of 5,000."
+        "normal laws, single precision, medians; diffrax with a virtual Brownian tree, per particle. The energy "
+        "distance is squared, to the law itself, as a share of that of two exact samples of 5,000."
     )
     return Section("Moving clouds with noise", note, ("figure", "measured", "bound", "holds"), table, all(good))
 

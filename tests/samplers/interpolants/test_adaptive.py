@@ -106,7 +106,7 @@ def test_bad_input(monkeypatch):
         si.diffuse_adaptive(key, EXACT, x, end=1.5)
     with pytest.raises(ValueError, match="atol=0"):
         si.diffuse_adaptive(key, EXACT, x, atol=0.0)
-    with pytest.raises(FloatingPointError, match="2 of 2 particles.*max_steps=3"):
+    with pytest.raises(FloatingPointError, match="2 of 2 points.*max_steps=3"):
         si.diffuse_adaptive(key, EXACT, x, max_steps=3)
     monkeypatch.setitem(sys.modules, "diffrax", None)
     with pytest.raises(ImportError, match=r"pushforward\[ode\]"):

@@ -7,12 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_count, check_positive
 from ._adaptive_sde import Adaptive
 from ._fields import AbstractFields
+from ._times import check_arrived, check_span
 
 
 def flow_adaptive(
@@ -56,9 +56,7 @@ def flow_adaptive(
             'flow_adaptive needs diffrax: pip install "pushforward[ode]"; `flow` with num_steps does without.'
         ) from error
     x = jnp.asarray(x)
-    for name, time in (("start", start), ("end", end)):
-        if not 0.0 <= float(time) <= 1.0:
-            raise ValueError(f"{name}={time!r}: expected a time in [0, 1].")
+    check_span(start, end)
     rules = (
         check_positive("rtol", rtol, x.dtype, "no units"),
         check_positive("atol", atol, x.dtype, "units of the points"),
@@ -69,12 +67,7 @@ def flow_adaptive(
     points, done, tried, refused = _solve(
         fields, x, condition, rules, most, diffrax.Tsit5() if solver is None else solver
     )
-    if not isinstance(done, jax.core.Tracer) and not bool(done.all()):
-        lost = np.flatnonzero(~np.asarray(done))
-        raise FloatingPointError(
-            f"{len(lost)} of {len(x)} points (the first is number {lost[0]}) had not arrived at time {end:g} after "
-            f"max_steps={most}: expected a velocity that is finite along the way; raise rtol and atol, or max_steps."
-        )
+    check_arrived(done, end, most)
     return Adaptive(points, 6 * tried + 1, refused)
 
 

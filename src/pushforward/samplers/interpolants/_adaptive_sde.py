@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ...models._types import Key
 from .._checks import check_count, check_positive
 from ._fields import AbstractFields
 from ._sde import Diffusion, diffusion_at, make_diffusion
+from ._times import check_arrived, check_span
 
 SAFETY, POWER, LARGEST_CHANGE = 0.9, 0.9, 5.0
 """Factor and power of the error in the next step, and the most that a step changes by."""
@@ -97,11 +97,7 @@ def diffuse_adaptive(
     place of its fresh noise: Rackauckas, Nie, Adaptive methods for SDEs via natural embeddings, arXiv:1608.05370.
     """
     x = jnp.asarray(x)
-    for name, time in (("start", start), ("end", end)):
-        if not 0.0 <= float(time) <= 1.0:
-            raise ValueError(f"{name}={time!r}: expected a time in [0, 1].")
-    if start == end:
-        raise ValueError(f"start and end are both {start!r}: expected two times.")
+    check_span(start, end)
     keys = _keys(key, len(x))
     rules = {
         "rtol": check_positive("rtol", rtol, x.dtype, "no units", zero=True),
@@ -114,12 +110,7 @@ def diffuse_adaptive(
     points, arrived, tried, refused = _adaptive(
         keys, fields, x, make_diffusion(epsilon, x.dtype), rules, condition, most
     )
-    if not isinstance(arrived, jax.core.Tracer) and not bool(arrived.all()):
-        lost = np.flatnonzero(~np.asarray(arrived))
-        raise FloatingPointError(
-            f"{len(lost)} of {len(x)} particles (the first is number {lost[0]}) had not arrived at time {end:g} after "
-            f"max_steps={most}: expected fields that are finite along the way; raise rtol and atol, or max_steps."
-        )
+    check_arrived(arrived, end, most)
     return Adaptive(points, 2 * tried, refused)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._checks import check_count, check_floats
 
@@ -31,6 +31,26 @@ def make_times(times: Any, num_steps: int, dtype: Any, *, reverse: bool = False)
                     "increasing too, with reverse=True."
                 )
     return found[::-1] if reverse else found
+
+
+def check_span(start: float, end: float) -> None:
+    """Two different times in [0, 1]."""
+    for name, time in (("start", start), ("end", end)):
+        if not 0.0 <= float(time) <= 1.0:
+            raise ValueError(f"{name}={time!r}: expected a time in [0, 1].")
+    if start == end:
+        raise ValueError(f"start and end are both {start!r}: expected two times.")
+
+
+def check_arrived(arrived: Bool[Array, " n"], end: float, max_steps: int) -> None:
+    """That every point came to the end within its steps; not checked inside compiled code."""
+    if isinstance(arrived, jax.core.Tracer) or bool(arrived.all()):
+        return
+    lost = np.flatnonzero(~np.asarray(arrived))
+    raise FloatingPointError(
+        f"{len(lost)} of {len(arrived)} points (the first is number {lost[0]}) had not arrived at time {end:g} after "
+        f"max_steps={max_steps}: expected fields that are finite along the way; raise rtol and atol, or max_steps."
+    )
 
 
 def inside(t: Float[Array, ""]) -> Float[Array, ""]:
