@@ -81,8 +81,11 @@ def posterior(
     Raises:
         ValueError: for a path that is not of one end, or times without signal or noise.
 
-    Bias: none beyond the above, but the expansion knows one mode. Where the likelihood has several under one x_t, the
-    weights stay exact and become so uneven that their standard error, for want of the largest of them, is too small.
+    Bias: none beyond the above, but the expansion knows one mode. Where the likelihood has several under one x_t, as a
+    sharply observed distance from a point has, the weights stay exact and become so uneven that their standard error,
+    for want of the largest of them, is too small. The signs are resampling at every second step or so and a standard
+    error near one; the effective number of particles in the end shows nothing, as weights start afresh whenever they
+    are resampled. Then draw under a wider likelihood, and multiply the weights by the ratio of the two.
 
     Cost: per particle and step ``dim`` derivatives of the denoiser, a Hessian of the likelihood and ``O(dim^3)``.
 

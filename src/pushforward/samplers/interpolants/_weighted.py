@@ -67,8 +67,9 @@ def weighted(
     How many steps: the log-weights of exact fields have a variance of about ``2 (int |sym grad b|_F dt)^2 / num_steps``
     where the times are spread evenly in the integral. Epsilon does not matter at this order as long as
     ``epsilon < num_steps * (smallest variance) / 10``, where the score changes little during a step; below that, the
-    larger it is the better are errors of the velocity mended, which cost a variance of about
-    ``int E|error|^2 dt / (2 epsilon)``.
+    larger it is the better are errors of the velocity mended, which cost a variance of at most
+    ``2 int E|error|^2 dt / epsilon`` (the part of the error that is a gradient counts; the bound is met once the noise
+    mixes quickly).
 
     Args:
         key: typed key.
