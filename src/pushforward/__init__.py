@@ -57,6 +57,7 @@ from .models import from_forward_map as from_forward_map
 from .models import from_logdensity as from_logdensity
 from .models import from_numpyro as from_numpyro
 from .models import from_pyro as from_pyro
+from .models import likelihood as likelihood
 from .models import marginal as marginal
 from .models import normalize as normalize
 from .models import register_lowering as register_lowering

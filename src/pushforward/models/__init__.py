@@ -1,6 +1,7 @@
 """Models: front ends that turn probabilistic programs into targets, and the variational families (guides)."""
 
 from ._forward_map import from_forward_map as from_forward_map
+from ._likelihood import likelihood as likelihood
 from ._logdensity import from_logdensity as from_logdensity
 from ._marginal import marginal as marginal
 from ._normalize import normalize as normalize
