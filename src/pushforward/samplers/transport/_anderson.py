@@ -53,8 +53,8 @@ def anderson(problem: Problem, point: Point, tolerance: Float[Array, ""], most: 
         worse = ~(mixed.value >= state.point.value - slack)
         point = jax.lax.cond(worse, lambda: problem.point(state.point.f, image), lambda: mixed)
         # What led there is forgotten.
-        changes = jnp.where(worse, change, changes)
-        images = jnp.where(worse, image, images)
+        changes = jnp.where(worse, change[None, :], changes)
+        images = jnp.where(worse, image[None, :], images)
         error = problem.error(point)
         idle = jnp.where(error < state.least, 0, state.idle + 1)
         return _State(point, error, images, changes, jnp.minimum(error, state.least), idle, state.num_sweeps + 1)
@@ -70,10 +70,10 @@ def _combine(
     images: Float[Array, "k m"], changes: Float[Array, "k m"], known: Array, weights: Float[Array, " m"]
 ) -> Float[Array, " m"]:
     """The combination of images, of sum one, whose change is least in the weighted mean square."""
-    differences = jnp.where(known[1:, None], changes[0] - changes[1:], 0.0) * jnp.sqrt(weights)
+    differences = jnp.where(known[1:, None], changes[:1] - changes[1:], 0.0) * jnp.sqrt(weights)[None, :]
     gram = differences @ differences.T
     right = differences @ (changes[0] * jnp.sqrt(weights))
     # Unknown ones have a row of zeros: one on their diagonal makes their share zero.
     size = jnp.where(known[1:], 0.0, 1.0) + _RIDGE * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
     shares = jnp.linalg.solve(gram + jnp.diag(size), right)
-    return images[0] - shares @ jnp.where(known[1:, None], images[0] - images[1:], 0.0)
+    return images[0] - shares @ jnp.where(known[1:, None], images[:1] - images[1:], 0.0)

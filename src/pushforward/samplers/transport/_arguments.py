@@ -21,6 +21,8 @@ _DENSE_LIMIT = 2**22
 
 def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
     """Points and a cost, or a matrix of costs."""
+    if cost is None:
+        raise ValueError("cost is None: expected a name such as 'sqeuclidean', a function of two points, or a matrix.")
     if not isinstance(cost, str) and not callable(cost):
         if x is not None or y is not None:
             raise ValueError("cost is an array and points x, y are given too: pass one or the other.")
@@ -43,7 +45,7 @@ def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
     if isinstance(cost, str) and cost != "cosine":
         # These costs do not change, but are exact to rounding of the distances rather than of the coordinates.
         centre = jax.lax.stop_gradient(0.5 * (jnp.mean(x, axis=0) + jnp.mean(y, axis=0)))
-        x, y = x - centre, y - centre
+        x, y = x - centre[None, :], y - centre[None, :]
     cloud = Cloud(x, y, function)
     try:
         block = jax.eval_shape(function, x[:1], y[:1])
@@ -51,14 +53,22 @@ def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
         raise ValueError(f"cost={cost!r} fails for points of shape {x.shape[1:]}: {error}") from error
     if block.shape != (1, 1) or not jnp.issubdtype(block.dtype, jnp.inexact):
         raise ValueError(f"cost={cost!r} of two points gives {block}: expected one real number, of shape ().")
-    return cloud.dense() if x.shape[0] * y.shape[0] <= _DENSE_LIMIT else cloud
+    if x.shape[0] * y.shape[0] > _DENSE_LIMIT:
+        return cloud
+    dense = cloud.dense()
+    if _known(dense.matrix) and not bool(jnp.all(jnp.isfinite(dense.matrix))):
+        raise ValueError(
+            f"cost={cost!r} gives {_count_bad(dense.matrix)} costs that are not finite: expected finite ones. Mend the "
+            f"function, or rescale points whose distances overflow {dense.dtype}."
+        )
+    return dense
 
 
 def make_weights(name: str, weights: Any, count: int, dtype: Any, *, any_mass: bool) -> Float[Array, " n"]:
     """Weights that sum to one, or to anything; equal ones for None."""
     if weights is None:
         return jnp.full((count,), 1.0 / count, dtype)
-    weights = jnp.asarray(weights)
+    weights = _floating(name, weights)
     if weights.shape != (count,):
         raise ValueError(f"{name} has shape {weights.shape}: expected one weight per point, ({count},).")
     weights = weights.astype(dtype)
@@ -111,7 +121,24 @@ def _floating(name: str, value: Any) -> Array:
         array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {array.dtype}: expected real numbers.")
+    if jnp.finfo(array.dtype).bits < 32:
+        raise ValueError(
+            f"{name} has dtype {array.dtype}: expected float32 or float64, as fewer bits do not resolve a plan. "
+            "Convert with astype(jnp.float32)."
+        )
     return array
+
+
+def make_start(initial: Any, count: int, dtype: Any) -> Float[Array, " m"] | None:
+    """The potential g to start from."""
+    if initial is None:
+        return None
+    start = _floating("initial", initial).astype(dtype)
+    if start.shape != (count,):
+        raise ValueError(f"initial has shape {start.shape}: expected the potential g, of shape ({count},).")
+    if _known(start) and not np.all(np.isfinite(np.asarray(start))):
+        raise ValueError(f"initial has {_count_bad(start)} entries that are not finite: expected a finite potential g.")
+    return start
 
 
 def _known(value: Array) -> bool:

@@ -97,7 +97,7 @@ def _reduced(costs: Float[Array, "n m"]) -> _State:
     n, m = costs.shape
     # Columns may stay free only at v = 0: with columns to spare only rows are reduced.
     v = jnp.min(costs, axis=0) if n == m else jnp.zeros((m,), costs.dtype)
-    reduced = costs - v
+    reduced = costs - v[None, :]
     best = jnp.argmin(reduced, axis=1)
     u = jnp.take_along_axis(reduced, best[:, None], axis=1)[:, 0]
     rows = jnp.full((m,), n, best.dtype).at[best].min(jnp.arange(n, dtype=best.dtype))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import check_positive
+from .._checks import check_count, check_positive
 from ._arguments import make_geometry, make_weights
 from ._geometry import AbstractGeometry
 from ._problem import log_weights
@@ -100,7 +100,7 @@ def barycenter(
     default = 1e-6 if dtype == jnp.float64 else 1e-4
     wanted = check_positive("tolerance", default if tolerance is None else tolerance, dtype, "shares of the mass")
     level = check_positive("epsilon", epsilon, dtype)
-    return _barycenter(geometry, rows, shares, level, wanted, bool(debiased), int(max_sweeps))
+    return _barycenter(geometry, rows, shares, level, wanted, bool(debiased), check_count("max_sweeps", max_sweeps, 1))
 
 
 class _Scalings(NamedTuple):
@@ -138,7 +138,7 @@ def _barycenter(
         log_q = jax.vmap(brought)(log_h, state.log_b)
         log_mean = state.log_d + shares @ log_q
         mean = jnp.exp(log_mean)
-        error = jnp.max(jnp.sum(jnp.abs(jnp.exp(state.log_b + log_q) - mean), axis=1))
+        error = jnp.max(jnp.sum(jnp.abs(jnp.exp(state.log_b + log_q) - mean[None, :]), axis=1))
         log_d = state.log_d
         if debiased:
             log_k = spread_out(log_d, level, geometry)
@@ -250,7 +250,7 @@ def free_barycenter(
     shares = make_weights("weights", weights, len(clouds), dtype, any_mass=False)
     own = make_weights("a", a, points.shape[0], dtype, any_mass=False)
     if tolerance is None:
-        size = jnp.sqrt(jnp.sum(own[:, None] * (points - own @ points) ** 2))
+        size = jnp.sqrt(jnp.sum(own[:, None] * (points - (own @ points)[None, :]) ** 2))
         tolerance = 1e-4 * jnp.where(size > 0, size, 1.0)
     wanted = check_positive("tolerance", tolerance, dtype, "units of the points")
     potentials: list[Any] = [None] * (len(clouds) + 1)

@@ -42,7 +42,7 @@ def certify(problem: Problem, point: Point) -> Certificate:
     """Round the plan and bound its distance to the optimum. Four passes over all pairs; two over stored costs.
 
     Rows, then columns, that carry too much are shrunk, and what is then missing is spread as a product measure. A soft
-    marginal asks for nothing, so nothing is shrunk for it.
+    marginal asks for nothing: nothing is shrunk for it, and what the other lacks is spread along its weights.
 
     Reference for the rounding: Altschuler, Weed and Rigollet, Near-linear time approximation algorithms for optimal
     transport via Sinkhorn iteration, arXiv:1705.09634, algorithm 2.
@@ -57,6 +57,12 @@ def certify(problem: Problem, point: Point) -> Certificate:
     kept = a * row_scale * geometry.push(f, g, problem.log_b, epsilon, column_scale[:, None])[:, 0]
     short_rows = _short(problem.row_marginal, a, kept)
     short_columns = _short(problem.column_marginal, b, column_scale * left)
+    soft = isinstance(problem.row_marginal, Soft), isinstance(problem.column_marginal, Soft)
+    # What one side must still get the soft other side can give anywhere.
+    if soft == (True, False):
+        short_rows = a * (jnp.sum(short_columns) / jnp.sum(a))
+    elif soft == (False, True):
+        short_columns = b * (jnp.sum(short_rows) / jnp.sum(b))
     missing = jnp.sum(short_rows)
     spread = (f, row_scale, _ratio(short_rows, a)), (g, b, column_scale, _ratio(short_columns, b) / _or_one(missing))
     if isinstance(geometry, Separable):
@@ -125,7 +131,7 @@ def _rounded_term(epsilon: Array, cost: Array, row: PyTree, column: PyTree, weig
     rounded = row_scale[:, None] * column_scale[None, :] * density + left[:, None] * right[None, :]
     positive = rounded > 0
     log_rounded = jnp.log(jnp.where(positive, rounded, 1.0))
-    each = weight * b
+    each = (weight * b)[None, :]
     return (
         jnp.sum(each * rounded * cost, axis=1),
         jnp.sum(each * (rounded * log_rounded - rounded + 1.0), axis=1),

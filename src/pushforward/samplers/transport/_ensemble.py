@@ -63,7 +63,7 @@ def ensemble_transform(particles: Any, weights: Any) -> Float[Array, "n d"]:
     plan = equalising_plan(particles, weights, jnp.ones((count,), bool))
     # Around the mean, so that rounding is relative to the spread.
     mean = weights @ particles
-    return mean + count * (plan.T @ (particles - mean))
+    return mean[None, :] + count * (plan.T @ (particles - mean[None, :]))
 
 
 def transported_parents(
@@ -90,9 +90,9 @@ def equalising_plan(
     equal = jnp.where(alive, 1.0, 0.0).astype(weights.dtype)
     equal = equal / jnp.sum(equal)
     points = jnp.where(alive[:, None], particles, 0.0)
-    points = points - weights @ points
+    points = points - (weights @ points)[None, :]
     variance = weights @ points**2
-    points = points / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    points = points / jnp.sqrt(jnp.where(variance > 0, variance, 1.0))[None, :]
     costs = squared_distances(points, points)
     mean = weights @ costs @ equal
     epsilon = _SHARE * jnp.where(mean > 0, mean, 1.0)

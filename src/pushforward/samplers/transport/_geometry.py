@@ -224,12 +224,12 @@ def _push_term(epsilon: Array, cost: Array, f: Array, column: PyTree, weight: Ar
     vectors = weight[:, None] * vectors
     if vectors.shape[1] == 1:
         # A sum that is compiled together with its terms: the block is never written.
-        return jnp.sum(plan * vectors[:, 0], axis=1, keepdims=True)
+        return jnp.sum(plan * vectors[None, :, 0], axis=1, keepdims=True)
     return product(plan, vectors)
 
 
 def _marginal_term(epsilon: Array, cost: Array, f: Array, column: PyTree, weight: Array) -> Array:
-    return jnp.sum(jnp.exp(_log_term(epsilon, cost, f, column, weight)) * weight, axis=1)
+    return jnp.sum(jnp.exp(_log_term(epsilon, cost, f, column, weight)) * weight[None, :], axis=1)
 
 
 def _density_term(epsilon: Array, cost: Array, f: Array, column: PyTree, weight: Array) -> Array:

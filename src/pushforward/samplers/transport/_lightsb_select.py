@@ -88,7 +88,7 @@ def _fit(
 ) -> tuple[Fit, Array, Array]:
     (x, y), (a, b) = clouds, weights
     means = product(a, x), product(b, y)
-    x, y = x - means[0], y - means[1]
+    x, y = x - means[0][None, :], y - means[1][None, :]
     variances = [jnp.sum(w * jnp.sum(z**2, axis=1)) / z.shape[1] for z, w in ((x, a), (y, b))]
     variances = [jnp.where(v > 0, v, 1.0) for v in variances]
     # One scale for both sides and all directions, as epsilon has.

@@ -85,7 +85,7 @@ def map_cost(x: Any, y: Any, *, pairing: bool | None = None) -> MapCost:
     count = x.shape[0]
     moved = jnp.sum((y - x) ** 2, axis=1)
     means = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
-    covariances = [product((z - m).T, z - m) / count for z, m in zip((x, y), means, strict=True)]
+    covariances = [product((z - m[None, :]).T, z - m[None, :]) / count for z, m in zip((x, y), means, strict=True)]
     # Rounding may leave it slightly negative.
     gaussian = jnp.maximum(bures_wasserstein(means[0], covariances[0], means[1], covariances[1]), 0.0)
     error = jnp.std(moved, ddof=1) / jnp.sqrt(jnp.asarray(count, dtype))

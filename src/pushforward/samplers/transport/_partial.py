@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._checks import check_positive
+from .._checks import check_count, check_positive
 from ._arguments import make_geometry, make_weights
 from ._iterate import Method, Settings
 from ._marginals import Exact
@@ -150,7 +150,9 @@ def partial(
     )
     problem = Problem(padded(geometry, corner), *extended, level, Exact(), Exact())
     wanted = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "units of the weights")
-    settings = Settings(method, int(max_sweeps), int(max_newton_steps))
+    settings = Settings(
+        method, check_count("max_sweeps", max_sweeps, 0), check_count("max_newton_steps", max_newton_steps, 0)
+    )
     return PartialTransport(_solve(problem, None, wanted, settings))
 
 

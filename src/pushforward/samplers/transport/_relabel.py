@@ -87,7 +87,7 @@ def relabel(draws: Any, *, reference: Any = None, max_rounds: int = 50) -> Relab
 def _relabel(draws: Array, start: Array, max_rounds: int, *, fixed: bool) -> Relabelled:
     deviation = jnp.std(draws, axis=(0, 1))
     scale = jnp.where(deviation > 0, deviation, 1.0)
-    scaled = draws / scale
+    scaled = draws / scale[None, None, :]
 
     def assign(reference: Array) -> Array:
         def one(draw: Array) -> Array:
@@ -105,11 +105,11 @@ def _relabel(draws: Array, start: Array, max_rounds: int, *, fixed: bool) -> Rel
         means = reference if fixed else jnp.mean(ordered(new), axis=0)
         return new, means, rounds + 1, jnp.any(new != order)
 
-    first = assign(start / scale)
-    means = start / scale if fixed else jnp.mean(ordered(first), axis=0)
+    first = assign(start / scale[None, :])
+    means = start / scale[None, :] if fixed else jnp.mean(ordered(first), axis=0)
     begin = first, means, jnp.ones((), jnp.int32), jnp.ones((), bool)
     unfinished = lambda state: state[3] & (state[2] < max_rounds)  # noqa: E731
     order, reference, _, changed = jax.lax.while_loop(unfinished, body, begin)
-    cost = jnp.mean(jnp.sum((ordered(order) - reference) ** 2, axis=(1, 2)))
+    cost = jnp.mean(jnp.sum((ordered(order) - reference[None]) ** 2, axis=(1, 2)))
     found = jnp.take_along_axis(draws, order[:, :, None], axis=1)
-    return Relabelled(found, order, reference * scale, cost, scale, jnp.asarray(fixed) | ~changed)
+    return Relabelled(found, order, reference * scale[None, :], cost, scale, jnp.asarray(fixed) | ~changed)

@@ -116,7 +116,7 @@ def _controlled(
     """The distance of means exactly, that of centred clouds with or without the controls of variance."""
     dim = x.shape[1]
     means = product(weights[0], x), product(weights[1], y)
-    x, y = x - means[0], y - means[1]
+    x, y = x - means[0][None, :], y - means[1][None, :]
     shift = jnp.sum((means[0] - means[1]) ** 2) / dim
     low, high = product(directions, x.T), product(directions, y.T)
     values = _distances(low, high, weights, 2.0, equal=equal)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
+from .._checks import check_count, check_key
 from ._problem import Problem
 
 _BATCH = 2**20
@@ -135,7 +136,12 @@ class Transport(eqx.Module):
         return self._by_row(lambda index: jnp.argmax(self._logits(index[None])[0]), jnp.arange(self.problem.a.shape[0]))
 
     def sample(self, key: Key, num_pairs: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
-        """Independent pairs of indices (i, j) with probabilities P_ij. Cost: O(num_pairs m)."""
+        """Independent pairs of indices (i, j) with probabilities P_ij. Cost: O(num_pairs m).
+
+        Raises:
+            ValueError: for a key that is not typed, or a number that is none.
+        """
+        key, num_pairs = check_key(key), check_count("num_pairs", num_pairs, 0)
         to_row, to_column = jax.random.split(key)
         rows = jax.random.choice(to_row, self.problem.a.shape[0], (num_pairs,), p=self.problem.a / self.problem.a.sum())
 

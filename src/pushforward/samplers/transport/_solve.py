@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_positive
-from ._arguments import make_geometry, make_marginals, make_weights
+from .._checks import check_count, check_positive
+from ._arguments import make_geometry, make_marginals, make_start, make_weights
 from ._certificate import certify
 from ._implicit import differentiable
 from ._iterate import Method, Settings, iterate
@@ -46,7 +46,8 @@ def solve(
     Args:
         x: points (n, d), or None when ``cost`` is a matrix.
         y: points (m, d), or None when ``cost`` is a matrix.
-        a: weights (n,) that sum to one; None for equal ones. Zeros are allowed.
+        a: weights (n,) that sum to one, or to any mass with ``marginal_strength``; None for equal ones of sum one.
+            Zeros are allowed.
         b: weights (m,).
         cost: "sqeuclidean", "euclidean", "l1", "cosine", a function of two points, or a matrix (n, m).
         epsilon: regularisation, in units of the cost.
@@ -66,8 +67,8 @@ def solve(
         A `Transport`, which says whether it converged and how far from optimal it can be.
 
     Raises:
-        ValueError: for costs that are not finite, weights that are negative or do not sum to one, sets that are empty
-            or do not match, or an epsilon that is not positive.
+        ValueError: for points or costs that are not finite or of less than 32 bits, weights that are negative or do not
+            sum to one, sets that are empty or do not match, or an epsilon that is not positive.
 
     Reference: Cuturi, arXiv:1306.0895 (sweeps); Tang et al., arXiv:2401.12253 (Newton steps after sweeps).
     """
@@ -76,17 +77,14 @@ def solve(
     geometry = make_geometry(x, y, cost)
     (n, m), dtype = geometry.shape, geometry.dtype
     marginals = make_marginals(marginal_strength, dtype)
-    free = all(isinstance(each, Soft) for each in marginals)
+    # With one marginal soft there is a plan for any two masses.
+    free = any(isinstance(each, Soft) for each in marginals)
     weights = make_weights("a", a, n, dtype, any_mass=free), make_weights("b", b, m, dtype, any_mass=free)
     problem = Problem(geometry, *weights, check_positive("epsilon", epsilon, dtype), *marginals)
-    start = None if initial is None else jnp.asarray(initial, dtype)
-    if start is not None and start.shape != (m,):
-        raise ValueError(f"initial has shape {start.shape}: expected the potential g, of shape ({m},).")
+    start = make_start(initial, m, dtype)
     tolerance = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "shares of the mass")
-    for name, most in {"max_sweeps": max_sweeps, "max_newton_steps": max_newton_steps}.items():
-        if not isinstance(most, int) or most < 0:
-            raise ValueError(f"{name}={most!r}: expected a whole number of at least zero.")
-    return _solve(problem, start, tolerance, Settings(method, max_sweeps, max_newton_steps))
+    most = check_count("max_sweeps", max_sweeps, 0), check_count("max_newton_steps", max_newton_steps, 0)
+    return _solve(problem, start, tolerance, Settings(method, *most))
 
 
 @eqx.filter_jit
