@@ -44,8 +44,8 @@ def likelihood(program: Callable[..., Any], *args: Any, **kwargs: Any) -> LogLik
         latent = [name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]]
         if latent:
             raise ValueError(
-                f"The likelihood program has the latent site {latent[0]!r}: expected every site observed, as its prior is "
-                "the caller's. Make it an argument, or give the whole model to pf.from_numpyro."
+                f"The likelihood program has the latent site {latent[0]!r}: expected every site observed, as its prior "
+                "is the caller's. Make it an argument, or give the whole model to pf.from_numpyro."
             )
         return jnp.asarray(value)
 
