@@ -131,7 +131,6 @@ def test_fourth_order_after_short_first_steps():
     assert error(200, True) < error(200, False)
 
 
-@pytest.mark.slow
 def test_first_order_is_one_sampler():
     """DPM-Solver++ of order 1 and Euler's method in either coordinate are DDIM."""
     x = 3.0 * jax.random.normal(jax.random.key(0), (5, 2))
