@@ -30,6 +30,7 @@ def weighted():
     return x, y, a / jnp.sum(a), b / jnp.sum(b)
 
 
+@pytest.mark.slow
 def test_weights(weighted):
     x, y, a, b = weighted
     found = transport.exact(x, y, a=a, b=b)

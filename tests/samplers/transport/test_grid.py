@@ -23,6 +23,7 @@ def histograms():
     return a / jnp.sum(a), b / jnp.sum(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1.0, 1e-3])
 def test_reductions(histograms, epsilon):
     separable = grid_geometry(ONE, OTHER, "sqeuclidean")
