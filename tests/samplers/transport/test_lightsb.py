@@ -188,8 +188,8 @@ def test_degenerate_clouds(points, getkey):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"epsilon": 0.0}, "above zero"),
-        ({"epsilon": jnp.nan}, "finite"),
+        ({"epsilon": 0.0}, "epsilon=0: expected a positive"),
+        ({"epsilon": jnp.nan}, "epsilon=nan: expected a positive"),
         ({"x": jnp.zeros((3, 1))}, "1 dimensions and y of 2"),
         ({"y": jnp.full((3, 2), jnp.inf)}, "inf at index"),
         ({"y": jnp.zeros((0, 2))}, "non-empty"),
