@@ -84,8 +84,9 @@ def check_positive(
         found = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={value!r}: expected one number, in {unit}.") from error
-    if found.shape != () or not jnp.issubdtype(found.dtype, jnp.number):
-        raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}: expected one number, in {unit}.")
+    real = jnp.issubdtype(found.dtype, jnp.floating) or jnp.issubdtype(found.dtype, jnp.integer)
+    if found.shape != () or not real:
+        raise ValueError(f"{name} is of shape {found.shape} and {found.dtype}: expected one real number, in {unit}.")
     if not isinstance(found, jax.core.Tracer):
         number = float(found)
         if not np.isfinite(number) or number < 0 or (number == 0 and not zero):

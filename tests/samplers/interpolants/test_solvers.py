@@ -182,12 +182,11 @@ def test_finite_in_single_precision(path, rule, coordinate):
     path = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), path)
     fields = exact(path, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), TARGET))
     x = path.gamma(jnp.zeros((), jnp.float32)) * jax.random.normal(jax.random.key(0), (3, 2), jnp.float32)
-    for count in (1, 2, 5):
-        for spacing in ("log-ratio", "time"):
-            times = si.spaced_times(path, count, spacing=spacing)
-            found = si.flow(fields, x, times=times, rule=rule, coordinate=coordinate)
-            assert found.dtype == jnp.float32
-            assert jnp.isfinite(found).all(), (count, spacing)
+    for count, spacing in ((1, "time"), (2, "log-ratio"), (5, "log-ratio")):
+        times = si.spaced_times(path, count, spacing=spacing)
+        found = si.flow(fields, x, times=times, rule=rule, coordinate=coordinate)
+        assert found.dtype == jnp.float32
+        assert jnp.isfinite(found).all(), (count, spacing)
 
 
 @pytest.mark.slow
