@@ -112,5 +112,6 @@ if _TYPE_CHECKING:
 
 __version__ = _version("pushforward")
 
-__getattr__ = _on_use(__name__, {"interpolants": ".samplers.interpolants", "transport": ".samplers.transport"})
-__dir__ = _names_with(__name__, {"interpolants": ".samplers.interpolants", "transport": ".samplers.transport"})
+__on_use__ = {"interpolants": ".samplers.interpolants", "transport": ".samplers.transport"}
+__getattr__ = _on_use(__name__, __on_use__)
+__dir__ = _names_with(__name__, __on_use__)

@@ -75,3 +75,21 @@ def test_training_that_makes_it_worse_is_undone():
     assert trained.after < trained.before
     gentle = si.train_annealed(jax.random.key(1), fields, draw, num_steps=8, num_updates=100)
     assert gentle.after > gentle.before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_training_that_loses_the_neck_of_a_funnel_is_undone(seed):
+    """The variance of the log-weights falls along the paths drawn, the effective share with the mass of the neck."""
+
+    def funnel(y=None):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(shift, scale), obs=y)
+
+    root = jnp.array([[0.9, 0.0], [0.2, 0.8]])
+    end = si.density_end(pf.from_numpyro(funnel, y=Y), jnp.array([-0.3, 0.5]), root)
+    fields = si.AnnealedFields(si.Control(jax.random.key(0), 2), log_base, end.log_density)
+    with pytest.warns(UserWarning, match="lowered the effective share"):
+        trained = si.train_annealed(jax.random.key(seed), fields, draw, num_steps=16, num_updates=200, epsilon=0.3)
+    assert trained.fields is fields

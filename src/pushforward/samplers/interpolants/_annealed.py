@@ -128,7 +128,7 @@ class Annealed(NamedTuple):
     losses: Float[Array, " step"]
     """Sample variance of the log-weights at every step of training."""
     before: Float[Array, ""]
-    """Effective share of the fields as they came, in (0, 1], over eight fresh batches of paths."""
+    """Effective share of the fields as they came, in (0, 1], over 32 fresh batches of paths."""
     after: Float[Array, ""]
     """That of the trained ones, with the same noise."""
 
@@ -250,7 +250,7 @@ def _train(
 
     def judge(learned: PyTree) -> Array:
         # By the weights, not their logarithms: equal logarithms nearly everywhere may hide a few that weigh it all.
-        keys = jax.random.split(key_judge, 8)
+        keys = jax.random.split(key_judge, 32)
         logs = jax.lax.map(lambda key: log_weights(learned, *batch(key)), keys).ravel()
         logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs)
         return effective_sample_size(logs) / logs.size
