@@ -53,6 +53,24 @@ def test_batches_do_not_matter():
         np.testing.assert_array_equal(alone.evaluations, together.evaluations[part])
 
 
+@pytest.mark.parametrize("level", [0.5, -0.5])
+def test_one_law_for_both_terms_of_the_drift(level):
+    """Velocity and score of exact fields share one factorisation: two at once can stop a small processor for good."""
+    t, x, level = jnp.float64(0.3), jnp.ones(1), jnp.float64(level)
+    once = EXACT.drift(t, x, level=level)
+    np.testing.assert_allclose(once, EXACT.velocity(t, x) + level * EXACT.score(t, x), rtol=1e-12)
+    program = str(jax.make_jaxpr(lambda t, x: EXACT.drift(t, x, level=level))(t, x))
+    assert program.count("triangular_solve[") == 1
+
+
+@pytest.mark.slow
+def test_many_particles_in_one_call():
+    """50,000 particles, each with a law of its own, arrive: XLA once hung on two batches of factors at a time."""
+    points = BASE.sample(jax.random.key(2), 50_000)
+    moved = si.diffuse_adaptive(jax.random.key(3), EXACT, points, rtol=0.1, atol=0.1)
+    assert bool(jnp.isfinite(moved.points).all())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_third_of_the_evaluations(reverse):

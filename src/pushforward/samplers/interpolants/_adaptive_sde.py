@@ -142,7 +142,7 @@ def _adaptive(
         def drift(elapsed: Array, x: Array) -> Array:
             t = jnp.clip(rules["start"] + direction * elapsed, 0.0, 1.0)
             level = direction * diffusion_at(epsilon, t)
-            return direction * (fields.velocity(t, x, condition) + level * fields.score(t, x, condition))
+            return direction * fields.drift(t, x, condition, level=level)
 
         def going(state: _State) -> Array:
             return (state.t < distance) & (state.tried < most)

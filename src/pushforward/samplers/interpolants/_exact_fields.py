@@ -52,16 +52,27 @@ class MixtureFields(AbstractFields):
 
     def velocity(self, t: Float[Array, ""], x: Float[Array, " d"], condition: PyTree = None) -> Float[Array, " d"]:
         """See `AbstractFields.velocity`: of a component, ``m' + C' C^-1 (x - m) / 2``."""
-        rates = self.path.rates(t)
-        chance, solved = self.law(t).responsibilities(x)
-        _, means, covariances = self._parts()
-        half = self.path.coefficients(t) * rates
-        change = jnp.einsum("e,ekij,kj->ki", half, covariances, solved) + self.path.spreading(t) * solved
-        return chance @ (jnp.einsum("e,ekd->kd", rates, means) + change)
+        return self._velocity(t, *self.law(t).responsibilities(x))
 
     def score(self, t: Float[Array, ""], x: Float[Array, " d"], condition: PyTree = None) -> Float[Array, " d"]:
         """See `AbstractFields.score`."""
         return self.law(t).score(x)
+
+    def drift(
+        self,
+        t: Float[Array, ""],
+        x: Float[Array, " d"],
+        condition: PyTree = None,
+        *,
+        level: Float[Array, ""],
+    ) -> Float[Array, " d"]:
+        """See `AbstractFields.drift`: one law for both terms.
+
+        With a law of its own for each point, two of them would be factorised at once. XLA on a processor with two cores
+        then stops for good: either batch of factors holds one of two threads and waits for the other.
+        """
+        chance, solved = self.law(t).responsibilities(x)
+        return self._velocity(t, chance, solved) - level * (chance @ solved)
 
     def end_velocity(self, t: Float[Array, ""], x: Float[Array, " d"], condition: PyTree = None) -> Float[Array, " d"]:
         """See `AbstractFields.end_velocity`: from the conditional expectation of the ends."""
@@ -74,6 +85,14 @@ class MixtureFields(AbstractFields):
         _, means, covariances = self._parts()
         given = means + weights[:, None, None] * jnp.einsum("ekij,kj->eki", covariances, solved)
         return tuple(chance @ each for each in given)
+
+    def _velocity(self, t: Array, chance: Array, solved: Array) -> Array:
+        """From the responsibilities of a point and ``C_k^-1 (x - m_k)``."""
+        rates = self.path.rates(t)
+        _, means, covariances = self._parts()
+        half = self.path.coefficients(t) * rates
+        change = jnp.einsum("e,ekij,kj->ki", half, covariances, solved) + self.path.spreading(t) * solved
+        return chance @ (jnp.einsum("e,ekd->kd", rates, means) + change)
 
     def _parts(self) -> tuple[Array, Array, Array]:
         """Log-weights (k,), means (end, k, d) and covariances (end, k, d, d) of all choices of components."""

@@ -45,6 +45,20 @@ class AbstractFields(eqx.Module):
     ) -> Float[Array, " *event"]:
         """``s(t, x)``."""
 
+    def drift(
+        self,
+        t: Float[Array, ""],
+        x: Float[Array, " *event"],
+        condition: PyTree = None,
+        *,
+        level: Float[Array, ""],
+    ) -> Float[Array, " *event"]:
+        """``b + level s``, the drift of the stochastic equation whose noise has the variance ``2 |level|`` a time.
+
+        Fields override it where velocity and score share work that a compiler does not merge.
+        """
+        return self.velocity(t, x, condition) + level * self.score(t, x, condition)
+
     def end_velocity(
         self, t: Float[Array, ""], x: Float[Array, " *event"], condition: PyTree = None
     ) -> Float[Array, " *event"]:

@@ -80,7 +80,7 @@ def drift(
     level = direction * diffusion_at(epsilon, t)
 
     def one(t: Array, x: Array, condition: PyTree = None) -> Array:
-        return fields.velocity(t, x, condition) + level * fields.score(t, x, condition)
+        return fields.drift(t, x, condition, level=level)
 
     return over_points(one, t, points, condition)
 
