@@ -33,7 +33,7 @@ def ensemble_transform(particles: Any, weights: Any) -> Float[Array, "n d"]:
     """Equally weighted particles ``n sum_i P_ij x_i``, with P an optimal plan from the weights to equal ones.
 
     Deterministic, and continuous in particles and weights, unlike resampling. The plan is entropic, for squared
-    distances of standardised coordinates, and its marginals are exact to rounding.
+    distances of standardised coordinates, and its marginals are exact to rounding. Not differentiable in reverse.
 
     Args:
         particles: shape (n, d).
