@@ -11,6 +11,7 @@ import numpy as np
 
 from ..models import Target
 from ..models._layout import Layout
+from ._arguments import check_count
 from ._posterior import Posterior
 from ._summary import chain_statistic
 
@@ -74,7 +75,7 @@ def points_of(
         )
     if points.shape[0] < 2 or not np.isfinite(points).all():
         raise ValueError(f"{name} has {points.shape[0]} points, all of which must be finite: expected at least 2.")
-    if max_points is not None and points.shape[0] > max_points:
+    if max_points is not None and points.shape[0] > check_count("max_points", max_points, 2):
         points = points[np.linspace(0, points.shape[0] - 1, max_points).round().astype(int)]
     return points
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..samplers._checks import check_positive
 from ._sample_distances import paired_points
 from ._sample_sets import Discrepancy
 
@@ -41,10 +42,11 @@ def sinkhorn_distance(
     x, y = paired_points(first, second, max_points)
     if epsilon is None:
         epsilon = _BLUR * float(np.sum(np.var(np.concatenate([x, y]), axis=0)))
-    if not epsilon > 0:
-        raise ValueError(
-            f"epsilon={epsilon}: expected a positive number. By default it is 0 for points that all agree."
-        )
+        if epsilon == 0:
+            raise ValueError(
+                "All points of both sets agree: pass an epsilon, as the default is a share of their variance."
+            )
+    epsilon = float(check_positive("epsilon", epsilon, unit="squared units of the positions"))
     # Loaded on use: most sessions need no transport.
     from ..samplers.transport import sinkhorn_divergence
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -23,17 +24,46 @@ def check_key(key: Any) -> Key:
 
 def check_count(name: str, value: Any, least: int) -> int:
     """An integer of at least ``least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
-    return int(value)
+    return found
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, nothing that merely counts as one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r}: expected True or False.")
+    return bool(value)
+
+
+def as_array(name: str, value: Any, expected: str) -> Array:
+    """What JAX takes for an array of numbers."""
+    try:
+        if isinstance(value, str | bytes):
+            # JAX would look for a dtype of that name.
+            raise TypeError("text")
+        return jnp.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(value).__name__
+        if isinstance(value, np.ma.MaskedArray):
+            remedy = " Masked entries have no value: drop their rows, or fill them with filled()."
+        elif isinstance(value, np.ndarray):
+            kind, remedy = f"{kind} of dtype {value.dtype}", ""
+        elif isinstance(error, RuntimeError):
+            # A tensor of another library that cannot be read now says best why.
+            remedy = f" {error}"
+        else:
+            remedy = " Lists must be nested evenly." if isinstance(value, list | tuple) else ""
+        raise ValueError(f"{name} is {kind}: expected {expected}.{remedy}") from error
 
 
 def check_floats(name: str, value: Any, axes: str) -> Array:
     """Finite floating-point numbers of the axes that ``axes`` names, such as "n, d"."""
-    try:
-        found = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {type(value).__name__}: expected an array of shape ({axes}).") from error
+    found = as_array(name, value, f"an array of floating-point numbers of shape ({axes})")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(
             f"{name} has dtype {found.dtype}: expected floating-point numbers; convert with astype(float)."
@@ -80,13 +110,16 @@ def check_positive(
     name: str, value: Any, dtype: Any = None, unit: str = "units of the cost", *, zero: bool = False
 ) -> Float[Array, ""]:
     """One finite number above zero, or of at least zero; of the default dtype where none is given."""
+    if isinstance(value, str | bytes):
+        raise ValueError(f"{name}={value!r}: expected one number, in {unit}.")
     try:
         found = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}={value!r}: expected one number, in {unit}.") from error
     real = jnp.issubdtype(found.dtype, jnp.floating) or jnp.issubdtype(found.dtype, jnp.integer)
     if found.shape != () or not real:
         raise ValueError(f"{name} is of shape {found.shape} and {found.dtype}: expected one real number, in {unit}.")
+    number = 1.0
     if not isinstance(found, jax.core.Tracer):
         number = float(found)
         if not np.isfinite(number) or number < 0 or (number == 0 and not zero):
@@ -94,4 +127,12 @@ def check_positive(
             raise ValueError(f"{name}={number:g}: expected a {bound}, in {unit}.")
     if dtype is None and not jnp.issubdtype(found.dtype, jnp.floating):
         dtype = jnp.result_type(float)
-    return found if dtype is None else found.astype(dtype)
+    held = found if dtype is None else found.astype(dtype)
+    if not isinstance(held, jax.core.Tracer) and number > 0:
+        limits = jnp.finfo(held.dtype)
+        if number > float(limits.max) or (number < float(limits.tiny) and not zero):
+            raise ValueError(
+                f"{name}={number:g} is beyond what {held.dtype} holds, {float(limits.tiny):.1e} to "
+                f"{float(limits.max):.1e}: expected a number in that range, in {unit}."
+            )
+    return held

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_positive
+from .._checks import as_array, check_positive
 from ._cost import block_cost
 from ._geometry import AbstractGeometry, Cloud, Dense
 from ._grid import Grid, grid_geometry
@@ -19,13 +19,16 @@ _DENSE_LIMIT = 2**22
 """Pairs up to which all costs are kept: computing them again at each pass would cost more."""
 
 
-def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
-    """Points and a cost, or a matrix of costs."""
+def make_geometry(x: Any, y: Any, cost: Any, names: tuple[str, str] = ("x", "y")) -> AbstractGeometry:
+    """Points and a cost, or a matrix of costs; ``names`` are what the caller calls the points."""
     if cost is None:
         raise ValueError("cost is None: expected a name such as 'sqeuclidean', a function of two points, or a matrix.")
     if not isinstance(cost, str) and not callable(cost):
         if x is not None or y is not None:
-            raise ValueError("cost is an array and points x, y are given too: pass one or the other.")
+            raise ValueError(
+                f"cost is {type(cost).__name__} and points are given too: expected points with the name of a cost or a "
+                "function of two points, or a matrix of costs without points."
+            )
         matrix = _floating("cost", cost)
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise ValueError(f"cost has shape {matrix.shape}: expected a matrix (n, m) with n and m at least one.")
@@ -36,11 +39,13 @@ def make_geometry(x: Any, y: Any, cost: Any) -> AbstractGeometry:
         return grid_geometry(x, y, cost)
     if x is None or y is None:
         raise ValueError("x and y are needed: points of shapes (n, d) and (m, d); or pass cost=matrix without points.")
-    x, y = _points("x", x), _points("y", y)
+    x, y = make_points(names[0], x), make_points(names[1], y)
     dtype = jnp.promote_types(x.dtype, y.dtype)
     x, y = x.astype(dtype), y.astype(dtype)
     if x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"x and y have points of shapes {x.shape[1:]} and {y.shape[1:]}: expected the same.")
+        raise ValueError(
+            f"{' and '.join(names)} have points of shapes {x.shape[1:]} and {y.shape[1:]}: expected the same."
+        )
     function = block_cost(cost)
     if isinstance(cost, str) and cost != "cosine":
         # These costs do not change, but are exact to rounding of the distances rather than of the coordinates.
@@ -99,7 +104,8 @@ def _marginal(strength: Any, dtype: Any) -> AbstractMarginal:
     return Exact() if strength is None else Soft(check_positive("marginal_strength", strength, dtype))
 
 
-def _points(name: str, points: Any) -> Array:
+def make_points(name: str, points: Any) -> Float[Array, "n d"]:
+    """Finite points, whole numbers made floating."""
     points = _floating(name, points)
     if points.ndim == 1:
         raise ValueError(f"{name} has shape {points.shape}: expected points (n, d). For a line pass {name}[:, None].")
@@ -113,10 +119,7 @@ def _points(name: str, points: Any) -> Array:
 
 
 def _floating(name: str, value: Any) -> Array:
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {type(value).__name__}: expected an array of real numbers.") from error
+    array = as_array(name, value, "an array of real numbers")
     if jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(jnp.result_type(float))
     if not jnp.issubdtype(array.dtype, jnp.floating):

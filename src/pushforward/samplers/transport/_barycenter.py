@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import check_count, check_positive
-from ._arguments import make_geometry, make_weights
+from .._checks import as_array, check_count, check_flag, check_positive
+from ._arguments import make_geometry, make_points, make_weights
 from ._geometry import AbstractGeometry
 from ._problem import log_weights
 from ._solve import solve
@@ -84,13 +83,14 @@ def barycenter(
     Reference: Janati, Cuturi and Gramfort, Debiased Sinkhorn barycenters, arXiv:2006.02575, algorithm 1; without
     debiasing Benamou et al., arXiv:1412.5154, section 3.2.
     """
-    geometry = make_geometry(points, points, cost)
+    geometry = make_geometry(points, points, cost, ("points", "points"))
     (n, other), dtype = geometry.shape, geometry.dtype
     if n != other:
         raise ValueError(
             f"cost has shape {geometry.shape}: expected a square matrix, costs between points of one support."
         )
-    shape = np.shape(histograms)
+    histograms = as_array("histograms", histograms, f"an array of real numbers of shape (k, {n})")
+    shape = histograms.shape
     if len(shape) != 2 or shape[1] != n or shape[0] == 0:
         raise ValueError(f"histograms has shape {shape}: expected (k, {n}), one row per histogram on the support.")
     rows = jnp.stack(
@@ -99,8 +99,8 @@ def barycenter(
     shares = make_weights("weights", weights, shape[0], dtype, any_mass=False)
     default = 1e-6 if dtype == jnp.float64 else 1e-4
     wanted = check_positive("tolerance", default if tolerance is None else tolerance, dtype, "shares of the mass")
-    level = check_positive("epsilon", epsilon, dtype)
-    return _barycenter(geometry, rows, shares, level, wanted, bool(debiased), check_count("max_sweeps", max_sweeps, 1))
+    level, corrected = check_positive("epsilon", epsilon, dtype), check_flag("debiased", debiased)
+    return _barycenter(geometry, rows, shares, level, wanted, corrected, check_count("max_sweeps", max_sweeps, 1))
 
 
 class _Scalings(NamedTuple):
@@ -238,15 +238,9 @@ def free_barycenter(
     Reference: Cuturi and Doucet, Fast computation of Wasserstein barycenters, arXiv:1310.4375, section 4.2; the
     debiasing term is the gradient of the divergence of Feydy et al., arXiv:1810.08278.
     """
-    clouds = list(clouds)
-    if not clouds:
-        raise ValueError("clouds is empty: expected at least one array (m_k, d).")
-    each = [None] * len(clouds) if cloud_weights is None else list(cloud_weights)
-    if len(each) != len(clouds):
-        raise ValueError(f"cloud_weights has {len(each)} entries for {len(clouds)} clouds: expected one for each.")
-    points = jnp.asarray(initial)
-    dtype = make_geometry(points, clouds[0], "sqeuclidean").dtype
-    points = points.astype(dtype)
+    clouds, each, points = _checked_clouds(clouds, cloud_weights, initial)
+    dtype, most = points.dtype, check_count("max_steps", max_steps, 1)
+    check_flag("debiased", debiased)
     shares = make_weights("weights", weights, len(clouds), dtype, any_mass=False)
     own = make_weights("a", a, points.shape[0], dtype, any_mass=False)
     if tolerance is None:
@@ -255,7 +249,7 @@ def free_barycenter(
     wanted = check_positive("tolerance", tolerance, dtype, "units of the points")
     potentials: list[Any] = [None] * (len(clouds) + 1)
     movement, well, steps = jnp.full((), jnp.inf, dtype), True, 0
-    while steps < max_steps and bool(movement > wanted):
+    while steps < most and bool(movement > wanted):
         well, step = True, jnp.zeros_like(points)
         targets = [*zip(clouds, each, shares, strict=True)]
         if debiased:
@@ -266,8 +260,32 @@ def free_barycenter(
             found = solve(points, cloud, a=own, b=weight, epsilon=epsilon, initial=potentials[k])
             potentials[k] = found.potentials[1]
             well = well and bool(found.converged)
-            step = step + share * found.conditional_mean(jnp.asarray(cloud))
+            step = step + share * found.conditional_mean(cloud)
         points = points + step
         movement = jnp.sqrt(jnp.sum(own[:, None] * step**2))
         steps += 1
     return FreeBarycenter(points, own, movement, wanted, steps, well)
+
+
+def _checked_clouds(clouds: Any, cloud_weights: Any, initial: Any) -> tuple[list[Array], list[Any], Array]:
+    """Clouds, weights for each or None, and initial points, all of one dimension and dtype."""
+    if isinstance(clouds, str | None) or not hasattr(clouds, "__iter__"):
+        raise ValueError(f"clouds is {type(clouds).__name__}: expected a sequence of arrays (m_k, d).")
+    found = [make_points(f"clouds[{k}]", cloud) for k, cloud in enumerate(clouds)]
+    if not found:
+        raise ValueError("clouds is empty: expected at least one array (m_k, d).")
+    points = make_points("initial", initial)
+    for k, cloud in enumerate(found):
+        if cloud.shape[1] != points.shape[1]:
+            raise ValueError(
+                f"clouds[{k}] has shape {cloud.shape} and initial {points.shape}: expected points of one dimension."
+            )
+    each = [None] * len(found) if cloud_weights is None else list(cloud_weights)
+    if len(each) != len(found):
+        raise ValueError(f"cloud_weights has {len(each)} entries for {len(found)} clouds: expected one for each.")
+    dtype = jnp.result_type(points, *found)
+    weights = [
+        None if w is None else make_weights(f"cloud_weights[{k}]", w, cloud.shape[0], dtype, any_mass=False)
+        for k, (w, cloud) in enumerate(zip(each, found, strict=True))
+    ]
+    return [cloud.astype(dtype) for cloud in found], weights, points.astype(dtype)

@@ -32,10 +32,10 @@ class Certificate(NamedTuple):
     gap: Float[Array, ""]
     """Primal minus dual, with an allowance for rounding."""
     row_error: Float[Array, ""]
-    """Summed deviation of the row sums from what the potentials ask for."""
+    """Summed deviation of the row sums from what the potentials ask for, over the mass."""
     column_error: Float[Array, ""]
     size: Float[Array, ""]
-    """Mean size of the potentials and costs that the plan's entries are differences of."""
+    """Size of the potentials and costs that the plan's entries are differences of, a mean over the mass."""
 
 
 def certify(problem: Problem, point: Point) -> Certificate:
@@ -73,15 +73,20 @@ def certify(problem: Problem, point: Point) -> Certificate:
     moved = (kept + short_rows, column_scale * left + short_columns)
     penalty = _penalty(problem.row_marginal, a, moved[0]) + _penalty(problem.column_marginal, b, moved[1])
     slack = _slack(problem.row_marginal, a, f, moved[0]) + _slack(problem.column_marginal, b, g, moved[1])
-    size = jnp.sum(jnp.abs(a * f)) + jnp.sum(jnp.abs(b * g)) + jnp.abs(linear)
+    asked = a * problem.row_marginal.slope(f), b * problem.column_marginal.slope(g)
+    whole = problem.mass(point)
+    # A soft marginal may ask for more than the weights, and its value counts even where it asks for nothing.
+    terms = jnp.maximum(a, asked[0]) * jnp.abs(f), jnp.maximum(b, asked[1]) * jnp.abs(g)
+    rounded_off = jnp.sum(terms[0]) + jnp.sum(terms[1]) + jnp.abs(linear)
+    rounded_off = rounded_off + epsilon * jnp.maximum(mass, jnp.sum(a) * jnp.sum(b))
     return Certificate(
         dual=point.value,
         primal=linear + epsilon * entropy + penalty,
         linear=linear,
-        gap=epsilon * divergence + slack + 8.0 * jnp.finfo(size.dtype).eps * (size + epsilon * mass),
-        row_error=jnp.sum(jnp.abs(a * problem.row_marginal.slope(f) - rows)),
-        column_error=jnp.sum(jnp.abs(b * problem.column_marginal.slope(g) - columns)),
-        size=size,
+        gap=epsilon * divergence + slack + 8.0 * jnp.finfo(f.dtype).eps * rounded_off,
+        row_error=jnp.sum(jnp.abs(asked[0] - rows)) / whole,
+        column_error=jnp.sum(jnp.abs(asked[1] - columns)) / whole,
+        size=(jnp.sum(asked[0] * jnp.abs(f)) + jnp.sum(asked[1] * jnp.abs(g)) + jnp.abs(linear)) / whole,
     )
 
 

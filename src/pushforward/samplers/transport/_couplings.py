@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ...models._types import Key
-from .._checks import check_key, check_positive
+from .._checks import as_array, check_flag, check_key, check_positive
 from ._arguments import make_geometry
 from ._assignment import assignment
 from ._solution import Transport
@@ -73,6 +74,7 @@ def coupling(
         raise ValueError(f"cost is {type(cost).__name__}: expected a name or a function of two points.")
     geometry = jax.lax.stop_gradient(make_geometry(x, y, cost))
     (n, m), dtype = geometry.shape, geometry.dtype
+    replace = check_flag("replace", replace)
     if not replace and n > m:
         raise ValueError(f"x has {n} rows and y has {m}: expected at least as many in y to draw without replacement.")
     level = None if epsilon is None else check_positive("epsilon", epsilon, dtype)
@@ -96,13 +98,21 @@ def _conditioned(
     pair = condition if isinstance(condition, tuple) else (condition, condition)
     if len(pair) != 2:
         raise ValueError(f"condition has {len(pair)} entries: expected an array, or one for x and one for y.")
-    one, other = jnp.asarray(pair[0]), jnp.asarray(pair[1])
+    expected = (
+        "numbers, or whole numbers as labels; of names make those with numpy.unique(names, return_inverse=True)[1]"
+    )
+    one, other = (as_array("condition", each, expected) for each in pair)
     if one.shape[:1] != (n,) or other.shape[:1] != (m,) or one.shape[1:] != other.shape[1:] or one.ndim > 2:
         raise ValueError(
             f"condition has shapes {one.shape} for {n} rows of x and {other.shape} for {m} of y: expected one entry, "
             "or one row, for each; a single array serves both only where they have the same number."
         )
     floating = [jnp.issubdtype(each.dtype, jnp.floating) for each in (one, other)]
+    for each in (one, other):
+        if not isinstance(each, jax.core.Tracer) and floating[0] and not np.isfinite(np.asarray(each)).all():
+            raise ValueError(
+                "condition has entries that are not finite: expected finite ones. Drop or mend those rows."
+            )
     if floating[0] != floating[1]:
         raise ValueError(
             f"condition has dtypes {one.dtype} and {other.dtype}: expected labels or numbers, not one of each."

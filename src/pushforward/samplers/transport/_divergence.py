@@ -8,6 +8,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ._arguments import make_points
+from ._grid import Grid
 from ._iterate import Method
 from ._solution import Transport
 from ._solve import solve
@@ -100,6 +102,11 @@ def sinkhorn_divergence(
         "max_sweeps": max_sweeps,
         "max_newton_steps": max_newton_steps,
     }
+    if not isinstance(x, Grid) and not isinstance(y, Grid) and x is not None and y is not None:
+        x, y = make_points("x", x), make_points("y", y)
+        # Of one dtype, so that all three problems are solved in it.
+        dtype = jnp.promote_types(x.dtype, y.dtype)
+        x, y = x.astype(dtype), y.astype(dtype)
     between = solve(x, y, a=a, b=b, **options)
     within = solve(x, x, a=a, b=a, **options), solve(y, y, a=b, b=b, **options)
     value = between.cost - 0.5 * (within[0].cost + within[1].cost)

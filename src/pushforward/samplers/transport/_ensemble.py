@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
-from .._checks import check_floats
 from .._ensemble import particle_keys
 from ..pairs._distance import squared_distances
 from ._anderson import anderson
-from ._arguments import make_weights
+from ._arguments import make_points, make_weights
 from ._geometry import Dense
 from ._marginals import Exact
 from ._problem import Problem
@@ -34,7 +33,7 @@ def ensemble_transform(particles: Any, weights: Any) -> Float[Array, "n d"]:
     """Equally weighted particles ``n sum_i P_ij x_i``, with P an optimal plan from the weights to equal ones.
 
     Deterministic, and continuous in particles and weights, unlike resampling. The plan is entropic, for squared
-    distances of standardised coordinates, and its marginals are exact to rounding.
+    distances of standardised coordinates, and its marginals are exact to rounding. Not differentiable in reverse.
 
     Args:
         particles: shape (n, d).
@@ -57,7 +56,7 @@ def ensemble_transform(particles: Any, weights: Any) -> Float[Array, "n d"]:
         >>> float(ensemble_transform(jnp.array([[0.0], [1.0]]), jnp.array([0.2, 0.8])).mean().round(3))
         0.8
     """
-    particles = check_floats("particles", particles, "n, d")
+    particles = make_points("particles", particles)
     weights = make_weights("weights", weights, particles.shape[0], particles.dtype, any_mass=False)
     count = particles.shape[0]
     plan = equalising_plan(particles, weights, jnp.ones((count,), bool))

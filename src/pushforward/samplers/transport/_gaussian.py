@@ -38,7 +38,14 @@ class GaussianTransport(eqx.Module):
     conditional_covariance: Float[Array, "d d"]
 
     def barycentric(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        """``E[y | x]`` of each point."""
+        """``E[y | x]`` of each point.
+
+        Raises:
+            ValueError: for points of another dimension.
+        """
+        x = check_floats("x", x, "n, d")
+        if x.shape[1] != self.mean1.shape[0]:
+            raise ValueError(f"x has shape {x.shape}: expected points (n, {self.mean1.shape[0]}), as mean1 has.")
         return self.mean2 + product(x - self.mean1, self.linear_map)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._checks import as_array
 from ._cost import block_cost
 from ._geometry import AbstractGeometry, PairTerm
 
@@ -47,6 +48,8 @@ class Grid(eqx.Module):
         """
         if isinstance(axes, jax.Array | np.ndarray):
             raise ValueError(f"axes is one array of shape {axes.shape}: expected a sequence of one-dimensional ones.")
+        if isinstance(axes, str) or not hasattr(axes, "__iter__"):
+            raise ValueError(f"axes is {type(axes).__name__}: expected a sequence of one-dimensional arrays.")
         self.axes = tuple(_axis(k, axis) for k, axis in enumerate(axes))
         if not self.axes:
             raise ValueError("axes is empty: expected one array of coordinates per dimension.")
@@ -63,7 +66,7 @@ class Grid(eqx.Module):
 
 
 def _axis(k: int, axis: Any) -> Array:
-    axis = jnp.asarray(axis)
+    axis = as_array(f"axes[{k}]", axis, "floating-point coordinates")
     if not jnp.issubdtype(axis.dtype, jnp.floating):
         raise ValueError(f"axes[{k}] has dtype {axis.dtype}: expected floating-point coordinates.")
     if axis.ndim != 1 or axis.size == 0:

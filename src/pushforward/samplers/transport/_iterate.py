@@ -77,7 +77,7 @@ def iterate(
     system = choose_system(problem, settings.method)
     coarsest = _COARSEST * scale
     if warm:
-        near = problem.error(problem.point(f, g)) <= _WARM * jnp.sum(problem.b)
+        near = problem.error(problem.point(f, g)) <= _WARM
         coarsest = jnp.where(near, problem.epsilon, coarsest)
     stored = isinstance(problem.geometry, Dense)
     worth = _WORTH_STORED if stored else _WORTH_STREAMED

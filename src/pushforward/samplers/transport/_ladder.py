@@ -89,7 +89,7 @@ def descend(
         foot = state.epsilon <= problem.epsilon
         rung = problem.at(state.epsilon)
         step = jnp.where(jnp.isfinite(state.above), state.above - state.epsilon, 0.0)
-        enough = jnp.where(foot, tolerance, _LOOSE * jnp.sum(problem.b))
+        enough = jnp.where(foot, tolerance, _LOOSE)
         sweeps, steps = max_sweeps - state.num_sweeps, max_steps - state.num_steps
         here, begun = begin(rung, state.f, state.g - step * state.slope)
         if accelerated:

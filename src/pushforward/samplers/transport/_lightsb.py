@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...models._types import Key
-from .._checks import check_clouds, check_count, check_floats, check_key, check_positive, check_weights
+from .._checks import as_array, check_clouds, check_count, check_floats, check_key, check_positive, check_weights
 from ._component_matrices import inner, inverse, log_det, root, times, towards_identity
 from ._lightsb_select import fit_selected
 from ._matrices import product, symmetric, transposed
@@ -94,8 +94,9 @@ class LightSB(eqx.Module):
         self.locations = check_floats("locations", locations, "k, d")
         dtype, (num, dim) = self.locations.dtype, self.locations.shape
         self.log_weights = check_floats("log_weights", log_weights, "k").astype(dtype)
-        shape = jnp.shape(scales)
-        self.scales = check_floats("scales", scales, "k, d, d" if len(shape) == 3 else "k, d").astype(dtype)
+        given = as_array("scales", scales, "an array of shape (k, d, d) or (k, d)")
+        shape = given.shape
+        self.scales = check_floats("scales", given, "k, d, d" if len(shape) == 3 else "k, d").astype(dtype)
         if self.log_weights.shape != (num,) or shape not in ((num, dim), (num, dim, dim)):
             raise ValueError(
                 f"log_weights has shape {self.log_weights.shape}, locations {self.locations.shape} and scales {shape}: "
@@ -103,6 +104,12 @@ class LightSB(eqx.Module):
             )
         if not isinstance(self.scales, jax.core.Tracer) and not bool(jnp.isfinite(log_det(self.scales)).all()):
             raise ValueError("scales has a matrix that is not positive definite: expected only positive definite ones.")
+        if self.scales.ndim == 3 and not isinstance(self.scales, jax.core.Tracer):
+            skew = jnp.abs(self.scales - transposed(self.scales)).max()
+            if float(skew) > 64.0 * dim * float(jnp.finfo(dtype).eps) * float(jnp.abs(self.scales).max()):
+                raise ValueError(
+                    f"scales has a matrix whose two halves differ by {float(skew):.3g}: expected symmetric ones."
+                )
         self.epsilon = check_positive("epsilon", epsilon, dtype)
         self.x_mean, self.y_mean = _origin("x_mean", x_mean, dim, dtype), _origin("y_mean", y_mean, dim, dtype)
         self.record = record
@@ -163,6 +170,7 @@ class LightSB(eqx.Module):
         x, y = check_clouds(x, y)
         weights_ = check_weights("a", a, x.shape[0], x.dtype), check_weights("b", b, y.shape[0], y.dtype)
         epsilon = check_positive("epsilon", epsilon, x.dtype)
+        check_positive("tolerance", tolerance, x.dtype, "nats per point")
         found, x_mean, y_mean = fit_selected(
             key_fit,
             (x, y),
@@ -206,9 +214,13 @@ class LightSB(eqx.Module):
 
     @eqx.filter_jit
     def log_prob(self, x: Float[Array, "... d"], y: Float[Array, "... d"]) -> Float[Array, "..."]:
-        """``log pi(y | x)``, normalised over y."""
+        """``log pi(y | x)``, normalised over y: of pairs, so that leading axes of x and y are equal or broadcast."""
         log_weights, means, covariances = self.conditional(x)
         y = self._points("y", y)
+        if any(n != m and 1 not in (n, m) for n, m in zip(y.shape[::-1], jnp.shape(x)[::-1], strict=False)):
+            raise ValueError(
+                f"x has shape {jnp.shape(x)} and y {y.shape}: expected one x for each y; for all pairs pass x[:, None]."
+            )
         deviation = y[..., None, :] - means
         solved = _over(lambda point: times(inverse(covariances), point), deviation, trailing=2)
         quadratic = jnp.sum(deviation * solved, axis=-1)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_floats
+from .._checks import check_flag, check_floats
 from ..pairs._distance import product
 from ._exact import exact
 from ._gaussian import bures_wasserstein
@@ -89,7 +89,7 @@ def map_cost(x: Any, y: Any, *, pairing: bool | None = None) -> MapCost:
     # Rounding may leave it slightly negative.
     gaussian = jnp.maximum(bures_wasserstein(means[0], covariances[0], means[1], covariances[1]), 0.0)
     error = jnp.std(moved, ddof=1) / jnp.sqrt(jnp.asarray(count, dtype))
-    if not (count <= _LIMIT if pairing is None else pairing):
+    if not (count <= _LIMIT if pairing is None else check_flag("pairing", pairing)):
         return MapCost(jnp.mean(moved), error, gaussian, None, None)
     found = exact(x, y)
     return MapCost(jnp.mean(moved), error, gaussian, found.dual, found.gap)

@@ -69,11 +69,13 @@ def diagonals(problem: Problem, point: Point) -> Diagonals:
     """The diagonal blocks of the Hessian, one where a weight is zero."""
     rows = point.rows + problem.epsilon * problem.a * problem.row_marginal.curvature(point.f)
     # For a column that is far too empty the exponential is nothing like its tangent: the chord from here to where the
-    # column is full gives Sinkhorn's step for it, and the tangent again at the solution.
-    log = point.log_columns
+    # column has what its potential asks for gives Sinkhorn's step for it, and the tangent again at the solution.
+    limits = jnp.finfo(point.g.dtype)
+    asked = jnp.clip(problem.column_marginal.slope(point.g), limits.tiny, limits.max)
+    log = point.log_columns - jnp.log(asked)
     small = jnp.abs(log) < 1e-4
     chord = jnp.where(small, 1.0 + 0.5 * log, jnp.expm1(log) / jnp.where(small, 1.0, log))
-    columns = problem.b * jnp.maximum(jnp.exp(log), chord)
+    columns = problem.b * jnp.maximum(jnp.exp(point.log_columns), asked * chord)
     columns = columns + problem.epsilon * problem.b * problem.column_marginal.curvature(point.g)
     return Diagonals(jnp.where(problem.a > 0, rows, 1.0), jnp.where(problem.b > 0, columns, 1.0))
 
@@ -92,12 +94,11 @@ def newton(
     def body(state: Steps) -> Steps:
         here = anchored(problem, state.point)
         residual = here.residual(state.point)
-        relative = state.error / jnp.sum(problem.b)
         # Far from the solution weakly coupled groups of columns would be thrown far apart. Nothing is gained by a step
         # that is more exact than the error it leaves, or than what is asked for.
-        accuracy = _INEXACT * jnp.clip(tolerance / state.error, relative, 1.0)
+        accuracy = _INEXACT * jnp.clip(tolerance / state.error, state.error, 1.0)
         scaled = diagonals(here, state.point)
-        step = problem.epsilon * system.solve(here, state.point, scaled, residual, _RIDGE * relative, accuracy)
+        step = problem.epsilon * system.solve(here, state.point, scaled, residual, _RIDGE * state.error, accuracy)
         point = _line_search(here, state.point, step, jnp.sum(residual * step))
         # Where the step has done its work single columns need no help.
         point = balanced(here, point, jnp.maximum(tolerance, _QUICK * state.error))

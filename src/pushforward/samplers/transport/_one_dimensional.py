@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ def power_of_distance(x: Array, y: Array, p: float) -> Array:
 
 def check_order(p: float) -> None:
     """A finite number of at least one."""
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 1 <= p < float("inf"):
+    if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 1 <= p < float("inf"):
         raise ValueError(f"p={p!r}: expected a number of at least 1; below, equal quantiles are not optimal.")
 
 

@@ -117,7 +117,7 @@ def partial(
         cost: as for `solve`.
         epsilon: regularisation, in units of the cost.
         method: as for `solve`.
-        tolerance: as for `solve`.
+        tolerance: as for `solve`, as a share of the mass that there is, moved or not: ``sum a + sum b - mass``.
         max_sweeps: as for `solve`.
         max_newton_steps: as for `solve`.
 
@@ -149,7 +149,7 @@ def partial(
         jnp.concatenate([weights[1], left[0][None]]),
     )
     problem = Problem(padded(geometry, corner), *extended, level, Exact(), Exact())
-    wanted = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "units of the weights")
+    wanted = None if tolerance is None else check_positive("tolerance", tolerance, dtype, "shares of the mass")
     settings = Settings(
         method, check_count("max_sweeps", max_sweeps, 0), check_count("max_newton_steps", max_newton_steps, 0)
     )

@@ -67,9 +67,19 @@ class Problem(eqx.Module):
         """Gradient of the dual in g."""
         return self.b * (self.column_marginal.slope(point.g) - jnp.exp(point.log_columns))
 
+    def mass(self, point: Point) -> Float[Array, ""]:
+        """What marginal errors are shares of: the mass moved, or the lesser one of the weights where that is more.
+
+        Where potentials and plan disagree about the mass the lesser counts: a move that asks for more of it than it
+        gets must not look better for that.
+        """
+        asked = jnp.sum(self.b * self.column_marginal.slope(point.g))
+        moved = jnp.minimum(asked, jnp.sum(self.columns(point)))
+        return jnp.maximum(moved, jnp.minimum(jnp.sum(self.a), jnp.sum(self.b)))
+
     def error(self, point: Point) -> Float[Array, ""]:
-        """Summed distance of the column marginal from where it should be; the rows' is rounding only."""
-        return jnp.sum(jnp.abs(self.residual(point)))
+        """Summed distance of the column marginal from where it should be, over `mass`; the rows' is rounding only."""
+        return jnp.sum(jnp.abs(self.residual(point))) / self.mass(point)
 
 
 class Point(NamedTuple):

@@ -59,7 +59,7 @@ def relabel(draws: Any, *, reference: Any = None, max_rounds: int = 50) -> Relab
     Raises:
         ValueError: for draws or a reference that do not fit or are not finite.
 
-    Cost: O(n k^2 (k + d)) a round. Works inside compiled code.
+    Cost: O(n k^2 (k + d)) a round. Works inside compiled code; not differentiable in reverse.
 
     Reference: Stephens, Dealing with label switching in mixture models, 2000, section 4 (there with another loss).
 

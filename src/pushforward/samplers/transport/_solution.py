@@ -42,7 +42,8 @@ class Transport(eqx.Module):
         gap: at least ``primal - dual``: how far either is from the optimum at most, rounding allowed for.
         potentials: f of shape (n,) and g of shape (m,), in units of the cost; defined where weights are zero too.
             Differentiable.
-        row_error: summed absolute deviation of the row sums from what is asked, the mass being one.
+        row_error: summed absolute deviation of the row sums from what is asked, as a share of the mass: of what is
+            moved, or of the lesser of the sums of a and b where that is more.
         column_error: that of the column sums.
         tolerance: what their sum was to reach.
         resolution: by how much rounding of potentials and costs typically changes their sum: an estimate.
@@ -66,13 +67,15 @@ class Transport(eqx.Module):
 
     @property
     def marginal_error(self) -> Float[Array, ""]:
-        """Summed absolute deviation of both marginals."""
+        """Summed absolute deviation of both marginals, as a share of the mass."""
         return self.row_error + self.column_error
 
     @property
     def converged(self) -> Bool[Array, ""]:
         """Whether the marginal error, with what rounding may hide, is at most the tolerance."""
-        return self.marginal_error + self.resolution <= self.tolerance
+        known = self.marginal_error + self.resolution
+        # Potentials that ask for an infinite mass resolve nothing, and no tolerance follows from them.
+        return jnp.isfinite(known) & (known <= self.tolerance)
 
     @property
     def status_code(self) -> Int[Array, ""]:

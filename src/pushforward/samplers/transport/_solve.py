@@ -20,6 +20,8 @@ from ._solution import Transport
 
 _ROUNDING = 0.25
 """Share of the largest relative rounding error of a plan's entries that is left in its sums."""
+_MOST = 0.1
+"""Largest default tolerance: what misses its marginals by more is no plan, whatever the dtype resolves."""
 
 
 def solve(
@@ -58,8 +60,9 @@ def solve(
         marginal_strength: None holds both marginals; a number, or a pair (None for an exact one), charges
             ``strength KL(marginal | weights)`` instead, in units of the cost.
         initial: potential g of shape (m,) to start from, such as that of a similar problem.
-        tolerance: largest summed absolute deviation of both marginals. By default 1e-12 in float64 and 1e-5 in float32,
-            or what the dtype resolves at this epsilon if that is more.
+        tolerance: largest summed absolute deviation of both marginals, as a share of the mass: of what is moved, or of
+            the lesser of the sums of a and b where that is more. By default 1e-12 in float64 and 1e-5 in float32, or
+            what the dtype resolves at this epsilon if that is more, up to a tenth.
         max_sweeps: most Sinkhorn sweeps.
         max_newton_steps: most Newton steps.
 
@@ -93,7 +96,7 @@ def _solve(problem: Problem, initial: Array | None, tolerance: Array | None, set
     dtype = fixed.geometry.dtype
     scale = fixed.geometry.spread(fixed.a, fixed.b)
     relative = _ROUNDING * jnp.finfo(dtype).eps / fixed.epsilon
-    least = jnp.maximum(1e-12 if dtype == jnp.float64 else 1e-5, 8.0 * relative * scale)
+    least = jnp.clip(8.0 * relative * scale, 1e-12 if dtype == jnp.float64 else 1e-5, _MOST)
     wanted = least if tolerance is None else tolerance
     # Short of the tolerance by what rounding may hide.
     aim = jnp.maximum(wanted - 4.0 * relative * scale, 0.25 * wanted)
@@ -102,7 +105,7 @@ def _solve(problem: Problem, initial: Array | None, tolerance: Array | None, set
     known = jax.lax.stop_gradient(certify(fixed, found.point))
     resolution = relative * known.size
     if tolerance is None:
-        tolerance = jnp.maximum(least, 8.0 * resolution)
+        tolerance = jnp.clip(8.0 * resolution, least, _MOST)
     potentials, value = differentiable(problem, found.point.f, found.point.g)
     return Transport(
         problem=problem,

@@ -37,7 +37,13 @@ class SparsePlan(eqx.Module):
 
     def apply(self, vectors: Float[Array, "m ..."], *, transpose: bool = False) -> Float[Array, "n ..."]:
         """``P v``, or ``P^T v`` of vectors (n, ...)."""
-        vectors = jnp.asarray(vectors)
+        vectors, length = jnp.asarray(vectors), self.shape[not transpose]
+        if vectors.ndim == 0 or vectors.shape[0] != length:
+            # Indices beyond the end would be taken for the last one.
+            raise ValueError(
+                f"vectors has shape {vectors.shape} for a plan with {length} points on that side: expected a first "
+                f"axis of {length}. For the other direction pass transpose=True."
+            )
         into, out_of = (self.columns, self.rows) if transpose else (self.rows, self.columns)
         moved = jnp.reshape(self.mass, (-1,) + (1,) * (vectors.ndim - 1)) * vectors[out_of]
         return jnp.zeros((self.shape[transpose], *vectors.shape[1:]), moved.dtype).at[into].add(moved)

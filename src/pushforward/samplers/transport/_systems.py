@@ -11,11 +11,14 @@ from jaxtyping import Array, Float, Int
 
 from ..pairs._distance import product
 from ._anchored import Anchored
+from ._marginals import Exact
 from ._newton import AbstractSystem, Diagonals
 from ._problem import Point, Problem
 
 _BATCH = 2**20
 """Entries of the plan in sight at once while the largest are looked for."""
+_RESOLVED = 1e3
+"""Curvature, in units of the dtype's epsilon, from which on a factorisation resolves it."""
 
 
 class Direct(AbstractSystem):
@@ -34,7 +37,7 @@ class Direct(AbstractSystem):
         scaled = _scaled_rows(problem, point, diagonals, jnp.arange(problem.a.shape[0]))
         used = jnp.where(problem.b > 0, 1.0, 0.0)
         root = jnp.sqrt(diagonals.columns)
-        null = used * root / jnp.sqrt(jnp.sum(used * diagonals.columns))
+        null = _null(problem, point, diagonals)
         gram = product(scaled.T, scaled)
         gram = gram - jnp.diag(jnp.diag(gram))
         # The diagonal as a sum of what is not negative: in a difference weakly coupled columns would drown.
@@ -63,7 +66,7 @@ class ConjugateGradients(AbstractSystem):
         """See `AbstractSystem.solve`."""
         forward, backward = _scaled_products(problem, point, diagonals)
         return _conjugate_gradients(
-            lambda v: v - backward(forward(v)), problem, diagonals, residual, ridge, accuracy, self.most
+            lambda v: v - backward(forward(v)), problem, point, diagonals, residual, ridge, accuracy, self.most
         )[0]
 
 
@@ -88,7 +91,7 @@ class Hybrid(AbstractSystem):
         """See `AbstractSystem.solve`."""
         forward, backward = _scaled_products(problem, point, diagonals)
         step, left = _conjugate_gradients(
-            lambda v: v - backward(forward(v)), problem, diagonals, residual, ridge, accuracy, self.most
+            lambda v: v - backward(forward(v)), problem, point, diagonals, residual, ridge, accuracy, self.most
         )
         # Not the residual of the recurrence but the true one; NaN counts as not there.
         there = left <= 2.0 * accuracy
@@ -139,13 +142,29 @@ class Sparse(AbstractSystem):
                 pushed = jnp.sum(values * v[indices], axis=1)
                 return v - jnp.zeros_like(v).at[indices].add(values * pushed[:, None])
 
-            return _conjugate_gradients(apply, problem, diagonals, residual, ridge, accuracy, self.most)[0]
+            return _conjugate_gradients(apply, problem, point, diagonals, residual, ridge, accuracy, self.most)[0]
 
         def full() -> Array:
             whole = ConjugateGradients(self.most)
             return whole.solve(problem, point, diagonals, residual, ridge, accuracy)
 
         return jax.lax.cond(jnp.max(jnp.where(problem.a > 0, lost, 0.0)) <= self.lost, sparse, full)
+
+
+def _null(problem: Problem, point: Point, diagonals: Diagonals) -> Float[Array, " m"]:
+    """The direction in which the system has no curvature, a constant moved between f and g, scaled to length one.
+
+    Zero where soft marginals give it some: a term along it would hold back just the step that finds the mass.
+    """
+    used = jnp.where(problem.b > 0, 1.0, 0.0)
+    whole = jnp.sum(used * diagonals.columns)
+    null = used * jnp.sqrt(diagonals.columns / whole)
+    if isinstance(problem.row_marginal, Exact) and isinstance(problem.column_marginal, Exact):
+        return null
+    rows = problem.a * problem.row_marginal.curvature(point.f) * jnp.where(problem.a > 0, point.rows, 0.0)
+    curvature = jnp.sum(rows / diagonals.rows) + jnp.sum(problem.b * problem.column_marginal.curvature(point.g))
+    resolved = problem.epsilon * curvature > _RESOLVED * jnp.finfo(null.dtype).eps * whole
+    return jnp.where(resolved, 0.0, null)
 
 
 def _scaled_rows(problem: Problem, point: Point, diagonals: Diagonals, index: Int[Array, " k"]) -> Float[Array, "k m"]:
@@ -184,6 +203,7 @@ def _scaled_products(
 def _conjugate_gradients(
     laplacian: Callable[[Array], Array],
     problem: Problem,
+    point: Point,
     diagonals: Diagonals,
     residual: Array,
     ridge: Array,
@@ -193,7 +213,7 @@ def _conjugate_gradients(
     """The step, and the relative residual that is left."""
     used = jnp.where(problem.b > 0, 1.0, 0.0)
     root = jnp.sqrt(diagonals.columns)
-    null = used * root / jnp.sqrt(jnp.sum(used * diagonals.columns))
+    null = _null(problem, point, diagonals)
 
     def apply(v: Array) -> Array:
         return laplacian(v) + ridge * v + null * jnp.sum(null * v)
