@@ -14,7 +14,10 @@ from tiers import mark_slow
 ROOT = Path(__file__).resolve().parents[1]
 
 # Most of a test's time is compilation, and most programs run for milliseconds: unoptimised code is the faster whole.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# For the few long slow tests a level set from outside is kept.
+FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_backend_optimization_level" not in FLAGS:
+    os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_backend_optimization_level=0".strip()
 jax.config.update("jax_enable_x64", True)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
