@@ -95,15 +95,23 @@ def test_last_step_to_no_noise_is_of_euler():
     np.testing.assert_allclose(one, jnp.cos(x), atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_last_step_of_dpm_solver_to_no_noise(order):
+    """Of order 1: to what was last expected of the data, from which nothing is extrapolated over an endless step."""
+    fields = Given(STRAIGHT, data=lambda t, x: 1.0 + t * jnp.ones_like(x))
+    found = si.flow(fields, jnp.zeros((1, 1)), times=UNEVEN, rule=si.DPMSolver(order))
+    np.testing.assert_allclose(found, [[1.0 + UNEVEN[-2]]], atol=1e-6)
+
+
 @pytest.mark.parametrize("path", [NOISY, VP], ids=["EDM", "VP"])
 def test_steps_of_karras(path):
     """Algorithm 2 without its random numbers: back to a larger ratio, and Heun's step from there; to zero Euler's."""
     times, churn, x = np.array([0.2, 0.3, 0.5, 0.8, 1.0]), 1.0, 3.0
     signal, noise = jax.vmap(path.coefficients)(jnp.asarray(times))[:, 0], jax.vmap(path.gamma)(jnp.asarray(times))
     sigma = np.asarray(noise / signal)
-    y = x / float(signal[0])
+    y, low, high = x / float(signal[0]), 0.9 * sigma[2], 1.1 * sigma[1]
     for now, end in zip(sigma[:-1], sigma[1:], strict=True):
-        raised = min(now * (1.0 + min(churn / 4, 2**0.5 - 1)), sigma[0]) if sigma[3] <= now <= sigma[1] else now
+        raised = min(now * (1.0 + min(churn / 4, 2**0.5 - 1)), sigma[0]) if low <= now <= high else now
         first = np.sin(y)
         second = np.sin(y + (end - raised) * first) if end > 0.0 else first
         y += 0.5 * (end - raised) * (first + second)
@@ -115,8 +123,8 @@ def test_steps_of_karras(path):
         times=times,
         churn=churn,
         noise_scale=0.0,
-        lowest=sigma[3],
-        highest=sigma[1],
+        lowest=low,
+        highest=high,
     )
     np.testing.assert_allclose(found, [[y * float(signal[-1])]], rtol=1e-9)
 

@@ -144,6 +144,8 @@ def train(
         networks = tuple(network) if isinstance(network, list | tuple) else (network,)  # type: ignore[assignment]
     preconditioner = ends.preconditioner(to_ends, _SCALE_DRAWS) if precondition else None
     fields = LearnedFields(path, names, *networks, preconditioner=preconditioner)
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss={loss!r}: expected a function loss(key, fields, ends, condition), or None.")
     if loss is None:
         loss = QuadraticLoss(antithetic=needs_antithetic(path, names))
     kernel = InterpolantTraining(
