@@ -44,6 +44,14 @@ def test_latent_sites_are_refused():
         pf.likelihood(program)(jnp.zeros(1))
 
 
+def test_programs_without_observations_are_refused():
+    """A forgotten ``obs=`` of the only site, or what is no program."""
+    with pytest.raises(ValueError, match="observes nothing"):
+        pf.likelihood(lambda x: numpyro.deterministic("y", x))(jnp.zeros(1))
+    with pytest.raises(ValueError, match="program is NoneType"):
+        pf.likelihood(None)
+
+
 @pytest.mark.slow
 def test_posterior_under_a_diffusion_prior():
     """A normal prior and a normal program: the evidence in closed form.

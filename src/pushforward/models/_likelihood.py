@@ -35,8 +35,10 @@ def likelihood(program: Callable[..., Any], *args: Any, **kwargs: Any) -> LogLik
         A function of one point, for `jax.grad`, `jax.vmap` and compiled code.
 
     Raises:
-        ValueError: when the function is called, for a site that is not observed.
+        ValueError: for what is no function; when the result is called, for a site that is not observed, or for none.
     """
+    if not callable(program):
+        raise ValueError(f"program is {type(program).__name__}: expected a function of x that observes.")
 
     def log_likelihood(x: Float[Array, " *event"]) -> Float[Array, ""]:
         with handlers.seed(rng_seed=jax.random.key(0)):
@@ -46,6 +48,11 @@ def likelihood(program: Callable[..., Any], *args: Any, **kwargs: Any) -> LogLik
             raise ValueError(
                 f"The likelihood program has the latent site {latent[0]!r}: expected every site observed, as its prior "
                 "is the caller's. Make it an argument, or give the whole model to pf.from_numpyro."
+            )
+        if not any(site["type"] == "sample" for site in trace.values()):
+            raise ValueError(
+                "The likelihood program observes nothing: expected at least one numpyro.sample(..., obs=...) or "
+                "numpyro.factor."
             )
         return jnp.asarray(value)
 

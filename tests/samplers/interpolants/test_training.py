@@ -228,6 +228,11 @@ def test_non_finite_losses_stop_the_run():
         ({"optimizer": 1e-3}, "optax"),
         ({"network": lambda t, x, c: jnp.zeros((2, 2))}, "to learn"),
         ({"path": "linear"}, "expected a path"),
+        ({"predicts": 3}, "expected different names"),
+        ({"loss": "quadratic"}, "expected a function loss"),
+        ({"target": lambda key, num: jnp.zeros((3, 2))}, r"target\(key, 2\) returned an array of shape \(3, 2\)"),
+        ({"base": lambda key, num: jnp.zeros((7, 2))}, r"base\(key, 2\) returned an array of shape \(7, 2\)"),
+        ({"target": lambda key, num: (jnp.zeros((num, 2)), jnp.zeros(9))}, "and a condition for each"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

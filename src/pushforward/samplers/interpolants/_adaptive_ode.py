@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import check_count, check_positive
 from ._adaptive_sde import Adaptive
 from ._fields import AbstractFields
+from ._points import check_moved, check_points
 from ._times import check_arrived, check_span
 
 
@@ -55,7 +56,9 @@ def flow_adaptive(
         raise ImportError(
             'flow_adaptive needs diffrax: pip install "pushforward[ode]"; `flow` with num_steps does without.'
         ) from error
-    x = jnp.asarray(x)
+    if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(f"solver={solver!r}: expected a solver of diffrax such as diffrax.Tsit5(), or None.")
+    x, condition = check_points(fields, x, condition)
     check_span(start, end)
     rules = (
         check_positive("rtol", rtol, x.dtype, "no units"),
@@ -81,7 +84,9 @@ def _solve(
 
     def one(x: Array, condition: PyTree = None) -> tuple[Array, Array, Array, Array]:
         def velocity(t: Any, x: Array, args: Any) -> Array:
-            return fields.velocity(jnp.asarray(t, x.dtype), x, condition)
+            found = fields.velocity(jnp.asarray(t, x.dtype), x, condition)
+            check_moved(found[None], x[None])
+            return found
 
         found = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ...models._types import Key
 from .._checks import check_count, check_positive
 from ._fields import AbstractFields
+from ._points import check_moved, check_points
 from ._sde import Diffusion, diffusion_at, make_diffusion
 from ._times import check_arrived, check_span
 
@@ -96,7 +97,7 @@ def diffuse_adaptive(
     Reference: Jolicoeur-Martineau et al., Gotta go fast when generating data, arXiv:2105.14080, algorithm 1; bridges in
     place of its fresh noise: Rackauckas, Nie, Adaptive methods for SDEs via natural embeddings, arXiv:1608.05370.
     """
-    x = jnp.asarray(x)
+    x, condition = check_points(fields, x, condition)
     check_span(start, end)
     keys = _keys(key, len(x))
     rules = {
@@ -142,7 +143,9 @@ def _adaptive(
         def drift(elapsed: Array, x: Array) -> Array:
             t = jnp.clip(rules["start"] + direction * elapsed, 0.0, 1.0)
             level = direction * diffusion_at(epsilon, t)
-            return direction * fields.drift(t, x, condition, level=level)
+            found = fields.drift(t, x, condition, level=level)
+            check_moved(found[None], x[None])
+            return direction * found
 
         def going(state: _State) -> Array:
             return (state.t < distance) & (state.tried < most)

@@ -58,7 +58,8 @@ def resample_where_few(
     weights = jax.nn.softmax(logs)
     # Where every weight is zero there is nothing to choose by: all stay, and the evidence is zero.
     few = few & jnp.any(jnp.isfinite(logs))
-    parents = jnp.where(few, resample("systematic", key, jnp.where(few, weights, 1.0 / count)), jnp.arange(count))
+    drawn = resample("systematic", key, jnp.where(few, weights, 1.0 / count))
+    parents = jnp.where(few, drawn, jnp.arange(count, dtype=drawn.dtype))
     left = jnp.where(few, log_mean_exp(logs), logs)
     moved = jax.tree.map(lambda leaf: leaf[parents], particles)
     return Cloud(left, cloud.ancestor[parents], cloud.num_resampled + few.astype(jnp.int32)), moved

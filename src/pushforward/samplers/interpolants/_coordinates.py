@@ -65,6 +65,12 @@ def make_chart(path: AbstractPath, grid: Float[Array, " time"], kind: str) -> Ch
     """
     if kind not in (*get_args(Coordinate), "log-ratio"):
         raise ValueError(f"coordinate={kind!r}: expected one of {list(get_args(Coordinate))}.")
+    # A chart of known times is known in compiled code too.
+    with jax.ensure_compile_time_eval():
+        return _make_chart(path, grid, kind)
+
+
+def _make_chart(path: AbstractPath, grid: Array, kind: str) -> Chart:
     ones = jnp.ones_like(grid)
     if kind == "time":
         return Chart(grid, grid, ones[1:], ones[1:], grid < -1.0, kind)
@@ -110,7 +116,8 @@ def times_at(path: AbstractPath, ratios: Float[np.ndarray, " time"], tolerance: 
         middle = 0.5 * (low + high)
         if ((middle == low) | (middle == high)).all():
             break
-        signal, noise = (np.asarray(level, float) for level in levels(path, jnp.asarray(middle)))
+        with jax.ensure_compile_time_eval():
+            signal, noise = (np.asarray(level, float) for level in levels(path, jnp.asarray(middle)))
         above = noise > ratios * signal
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return 0.5 * (low + high)

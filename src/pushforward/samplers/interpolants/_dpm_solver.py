@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ._multistep import AbstractMultistep, check_order
 
@@ -31,11 +29,3 @@ class DPMSolver(AbstractMultistep):
 
     def __init__(self, order: int = 2) -> None:
         self.order = check_order(order, 3)
-
-    def momentum(self, ratio: Float[Array, ""]) -> Float[Array, ""]:
-        """See `AbstractMultistep.momentum`."""
-        return jnp.zeros_like(ratio)
-
-    def moments(self, moments: Float[Array, " order"], ratio: Float[Array, ""]) -> Float[Array, " order"]:
-        """See `AbstractMultistep.moments`."""
-        return moments

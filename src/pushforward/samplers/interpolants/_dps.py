@@ -14,6 +14,7 @@ from ...models._types import Key
 from .._checks import check_count, check_key, check_positive
 from ._fields import AbstractFields
 from ._noising import Nodes, Step, make_nodes
+from ._points import check_fields, check_log_density
 
 
 def dps(
@@ -50,8 +51,10 @@ def dps(
     Reference: Chung et al., Diffusion posterior sampling for general noisy inverse problems, arXiv:2209.14687,
     algorithm 1.
     """
+    check_fields(fields)
     dim, count = check_count("dim", dim, 1), check_count("num_particles", num_particles, 1)
     nodes = make_nodes(fields.path, times, check_count("num_steps", num_steps, 2))
+    check_log_density("log_likelihood", log_likelihood, (dim,), nodes.time.dtype)
     strength = check_positive("scale", scale, nodes.time.dtype, "no units", zero=True)
     return _sample(check_key(key), fields, log_likelihood, nodes, strength, dim, count)
 

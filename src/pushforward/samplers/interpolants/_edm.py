@@ -15,6 +15,8 @@ from .._checks import check_key, check_positive
 from ._coordinates import Chart, levels, make_chart, times_at
 from ._fields import AbstractFields
 from ._ode import charted_step
+from ._path import is_known
+from ._points import check_points
 from ._times import make_times
 
 
@@ -58,27 +60,37 @@ def edm(
 
     Reference: Karras et al., Elucidating the design space, arXiv:2206.00364, algorithm 2.
     """
-    x = jnp.asarray(x)
+    x, condition = check_points(fields, x, condition)
     grid = make_times(times, num_steps, x.dtype)
     chart = make_chart(fields.path, grid, "noise")
-    amount = float(check_positive("churn", churn, unit="no units", zero=True))
-    low = float(check_positive("lowest", lowest, unit="no units", zero=True))
-    scale = check_positive("noise_scale", noise_scale, x.dtype, "no units", zero=True)
-    sigma = np.asarray(chart.u, float)
-    share = np.where((sigma >= low) & (sigma <= float(highest)), min(amount / (len(sigma) - 1), 2.0**0.5 - 1.0), 0.0)
-    raised = np.minimum(sigma * (1.0 + share), sigma[0])[:-1]
-    starts = np.where(raised > sigma[:-1], times_at(fields.path, raised), np.asarray(grid[:-1], float))
-    signal, _ = levels(fields.path, jnp.asarray(starts, x.dtype))
-    added = signal * jnp.asarray(np.sqrt(np.maximum(raised**2 - sigma[:-1] ** 2, 0.0)), x.dtype) * scale
-    table = (
-        jnp.asarray(starts, x.dtype),
-        grid[1:],
-        chart.lift / signal,
-        chart.lift,
-        jnp.asarray(sigma[1:] - raised, x.dtype),
-        chart.singular[1:],
-    )
-    first, _ = levels(fields.path, grid[:-1])
+    if not is_known((fields.path, grid)):
+        raise ValueError(
+            "Path or times are arguments of compiled code, and where noise is put back is planned from their numbers: "
+            "make them constants of it."
+        )
+    # Planned from numbers, in compiled code too.
+    with jax.ensure_compile_time_eval():
+        amount = float(check_positive("churn", churn, unit="no units", zero=True))
+        low = float(check_positive("lowest", lowest, unit="no units", zero=True))
+        scale = check_positive("noise_scale", noise_scale, x.dtype, "no units", zero=True)
+        high = np.inf if highest == np.inf else float(check_positive("highest", highest, unit="no units"))
+        if high <= low:
+            raise ValueError(f"lowest={low:g} and highest={high:g}: expected a range of noise over data.")
+        sigma = np.asarray(chart.u, float)
+        share = np.where((sigma >= low) & (sigma <= high), min(amount / (len(sigma) - 1), 2.0**0.5 - 1.0), 0.0)
+        raised = np.minimum(sigma * (1.0 + share), sigma[0])[:-1]
+        starts = np.where(raised > sigma[:-1], times_at(fields.path, raised), np.asarray(grid[:-1], float))
+        signal, _ = levels(fields.path, jnp.asarray(starts, x.dtype))
+        added = signal * jnp.asarray(np.sqrt(np.maximum(raised**2 - sigma[:-1] ** 2, 0.0)), x.dtype) * scale
+        table = (
+            jnp.asarray(starts, x.dtype),
+            grid[1:],
+            chart.lift / signal,
+            chart.lift,
+            jnp.asarray(sigma[1:] - raised, x.dtype),
+            chart.singular[1:],
+        )
+        first, _ = levels(fields.path, grid[:-1])
     return _edm(check_key(key), fields, x, chart, table, signal / first, added, condition)
 
 

@@ -92,6 +92,8 @@ def make_ends(
     if coupling.rowwise and (base is None or callable(base) or callable(target) or len(base) != len(target)):
         raise ValueError("coupling=Paired(): expected two arrays, base and target, with as many rows.")
     ends = Ends(base, target, condition)
+    for name, source in (("base", base), ("target", target)):
+        _check_count(key, name, source)
     shapes = ends.shapes(key, coupling)[0]
     if any(s.shape != shapes[-1].shape or not jnp.issubdtype(s.dtype, jnp.floating) for s in shapes):
         raise ValueError(
@@ -119,6 +121,18 @@ def _check_source(name: str, value: Any) -> Any:
     if not np.isfinite(np.asarray(found)).all():
         raise ValueError(f"{name} has entries that are not finite: remove or repair those draws.")
     return found
+
+
+def _check_count(key: Key, name: str, source: Any) -> None:
+    """That a function gives as many draws as it is asked for: rows that do not exist would be taken from the last."""
+    if not callable(source):
+        return
+    for leaf in jax.tree.leaves(jax.eval_shape(lambda k: _drawn(source, k, 2, None), key)):
+        if leaf.shape[:1] != (2,):
+            raise ValueError(
+                f"{name}(key, 2) returned an array of shape {leaf.shape}: expected two draws, as many as it was asked "
+                "for, and a condition for each."
+            )
 
 
 def _drawn(source: Any, key: Key, num: int, condition: PyTree) -> tuple[Array, PyTree]:

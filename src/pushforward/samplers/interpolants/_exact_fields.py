@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._fields import AbstractFields
 from ._mixture import GaussianMixture
-from ._path import AbstractPath, combine
+from ._path import AbstractPath, check_path, combine
 
 
 class MixtureFields(AbstractFields):
@@ -28,6 +28,10 @@ class MixtureFields(AbstractFields):
     mixtures: tuple[GaussianMixture, ...]
 
     def __init__(self, path: AbstractPath, *ends: GaussianMixture) -> None:
+        check_path(path)
+        for end in ends:
+            if not isinstance(end, GaussianMixture):
+                raise ValueError(f"An end is {type(end).__name__}: expected GaussianMixture(log_weights, means, covs).")
         if len(ends) != path.num_ends:
             raise ValueError(
                 f"{len(ends)} mixtures for {type(path).__name__}: expected {path.num_ends}, one for every end that is "
@@ -41,7 +45,7 @@ class MixtureFields(AbstractFields):
         """The law of x_t. At an end without noise that is that end."""
         weights, variance = self.path.coefficients(t), self.path.variance(t)
         logits, means, covariances = self._parts()
-        total = variance * jnp.eye(means.shape[-1], dtype=means.dtype)
+        total = (variance * jnp.eye(means.shape[-1], dtype=means.dtype))[None]
         return GaussianMixture(
             logits, jnp.einsum("e,ekd->kd", weights, means), jnp.einsum("e,ekij->kij", weights**2, covariances) + total
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,6 +19,16 @@ class AbstractGamma(eqx.Module):
     @abc.abstractmethod
     def squared(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """The variance of the noise at time t."""
+
+
+def check_gamma(value: Any) -> AbstractGamma:
+    """A gamma."""
+    if not isinstance(value, AbstractGamma):
+        raise ValueError(
+            f"noise is {type(value).__name__}: expected Brownian(scale), Parabolic(), SineSquared(), Bump() or "
+            "NoNoise()."
+        )
+    return value
 
 
 class Brownian(AbstractGamma):

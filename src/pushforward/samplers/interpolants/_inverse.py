@@ -17,6 +17,7 @@ from ._cloud import Cloud, check_threshold, log_mean_exp, new_cloud, relative_va
 from ._exact_fields import MixtureFields
 from ._fields import AbstractFields
 from ._noising import Moments, Nodes, Step, given_data, log_isotropic, make_nodes
+from ._points import check_fields, check_log_density
 from ._weighted import Weighted
 
 LogLikelihood = Callable[[Float[Array, " d"]], Float[Array, ""]]
@@ -92,6 +93,7 @@ def posterior(
     Reference: twisted diffusion sampling, Wu et al., arXiv:2306.17775, for weights under "chain"; ensemble posterior
     sampling in continuous time, Chen et al., arXiv:2506.03979, whose weights are exact only for vanishing steps.
     """
+    check_fields(fields)
     dim, count = check_count("dim", dim, 1), check_count("num_particles", num_particles, 2)
     density = getattr(fields, "log_prob", None)
     prior = ("chain" if density is None else "density") if prior is None else prior
@@ -102,6 +104,7 @@ def posterior(
         )
     threshold = None if resample is None else check_threshold("resample", resample)
     nodes = make_nodes(fields.path, times, check_count("num_steps", num_steps, 2))
+    check_log_density("log_likelihood", log_likelihood, (dim,), nodes.time.dtype)
     return _posterior(check_key(key), fields, log_likelihood, nodes, threshold, dim, count, prior)
 
 

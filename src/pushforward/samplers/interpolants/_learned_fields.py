@@ -163,8 +163,8 @@ class LearnedFields(AbstractFields):
 
 def check_predicts(path: AbstractPath, predicts: Any) -> tuple[Quantity, ...]:
     """Names of predictions from which the fields of a path follow."""
-    names = (predicts,) if isinstance(predicts, str) else tuple(predicts)
-    if not names or len(set(names)) != len(names) or set(names) - set(get_args(Quantity)):
+    names = (predicts,) if not isinstance(predicts, list | tuple) else tuple(predicts)
+    if not names or len(set(names)) != len(names) or any(name not in get_args(Quantity) for name in names):
         raise ValueError(f"predicts={predicts!r}: expected different names out of {list(get_args(Quantity))}.")
     drift, score = set(names) & set(_DRIFTS), set(names) & set(_SCORES)
     still = isinstance(getattr(path, "noise", None), NoNoise)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ...models._types import Key
 from .._checks import check_count, check_key
 from ._fields import AbstractFields
+from ._points import check_log_density, check_moved, check_points
 from ._runge_kutta import Rule, integrate
 from ._times import make_times
 
@@ -67,7 +68,8 @@ def log_prob(
     Reference: Chen et al., Neural ordinary differential equations, arXiv:1806.07366, eq. 8; Hutchinson probes after
     Grathwohl et al., FFJORD, arXiv:1810.01367, eq. 7.
     """
-    x = jnp.asarray(x)
+    x, condition = check_points(fields, x, condition)
+    check_log_density("log_base", log_base, x.shape[1:], x.dtype)
     if (num_probes is None) != (key is None):
         raise ValueError("num_probes and key belong together: pass both for random probes, or neither.")
     if num_probes is not None:
@@ -95,8 +97,13 @@ def _log_prob(
         probes = jax.random.rademacher(key, (x.shape[0], num_probes, size), x.dtype)
 
     def one(t: Array, point: Array, probes: Array, condition: PyTree) -> tuple[Array, Array]:
+        def velocity(y: Array) -> Array:
+            found = fields.velocity(t, y, condition)
+            check_moved(found[None], y[None])
+            return found
+
         def along(probe: Array) -> tuple[Array, Array]:
-            value, change = jax.jvp(lambda y: fields.velocity(t, y, condition), (point,), (probe.reshape(event),))
+            value, change = jax.jvp(velocity, (point,), (probe.reshape(event),))
             return value, jnp.sum(change.ravel() * probe)
 
         values, traces = jax.vmap(along, out_axes=(None, 0))(probes)

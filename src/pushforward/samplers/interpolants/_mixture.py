@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...models._types import Key
-from .._checks import check_floats
+from .._checks import check_count, check_floats, check_key
 
 
 class GaussianMixture(eqx.Module):
@@ -66,7 +66,8 @@ class GaussianMixture(eqx.Module):
 
     def sample(self, key: Key, num: int) -> Float[Array, "num d"]:
         """Independent draws."""
-        which, normal = jax.random.split(key)
+        which, normal = jax.random.split(check_key(key))
+        num = check_count("num", num, 0)
         component = jax.random.categorical(which, self.log_weights, shape=(num,))
         noise = jax.random.normal(normal, (num, self.dim), self.means.dtype)
         roots = jnp.linalg.cholesky(self.covariances)
@@ -74,11 +75,13 @@ class GaussianMixture(eqx.Module):
         return self.means[component] + shifts[component, jnp.arange(num)]
 
     def _log_parts(self, x: Array) -> tuple[Array, Array]:
+        if x.shape != (self.dim,):
+            raise ValueError(f"A point has shape {x.shape}: expected ({self.dim},), one point of this mixture.")
         factors = jnp.linalg.cholesky(self.covariances)
         # Inverse roots do not depend on the point: over many points all that is left are products.
         eyes = jnp.broadcast_to(jnp.eye(self.dim, dtype=factors.dtype), factors.shape)
         roots = jax.scipy.linalg.solve_triangular(factors, eyes, lower=True)
-        white = jnp.einsum("kij,kj->ki", roots, x - self.means, precision="highest")
+        white = jnp.einsum("kij,kj->ki", roots, x[None] - self.means, precision="highest")
         solved = jnp.einsum("kij,ki->kj", roots, white, precision="highest")
         log_roots = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
         logs = -0.5 * jnp.sum(white**2, axis=1) - log_roots

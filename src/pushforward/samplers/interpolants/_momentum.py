@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check_positive
 from ._multistep import AbstractMultistep, check_order
 
 
@@ -66,13 +68,13 @@ class GHVB(AbstractMultistep):
 
     def moments(self, moments: Float[Array, " order"], ratio: Float[Array, ""]) -> Float[Array, " order"]:
         """See `AbstractMultistep.moments`: of this step, less what the momentum repeats of the one before."""
-        powers = jnp.arange(1, len(moments) + 1)
+        powers = jnp.arange(1, len(moments) + 1, dtype=moments.dtype)
         return (1.0 + self.momentum(ratio) * (-1.0 / ratio) ** powers) * moments
 
 
 def check_beta(beta: Any) -> Float[Array, ""]:
     """The share of a new slope."""
-    found = jnp.asarray(beta, float)
-    if found.shape != () or not 0.0 < float(found) <= 1.0:
-        raise ValueError(f"beta={beta!r}: expected a number above 0 and at most 1; 1 is no momentum.")
+    found = check_positive("beta", beta, unit="no units, above 0 and at most 1; 1 is no momentum")
+    if not isinstance(found, jax.core.Tracer) and float(found) > 1.0:
+        raise ValueError(f"beta={float(found):g}: expected a number above 0 and at most 1; 1 is no momentum.")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import math
 from typing import ClassVar
 
@@ -32,13 +31,13 @@ class AbstractMultistep(eqx.Module):
     order: eqx.AbstractVar[int]
     kind: ClassVar[str | None] = None
 
-    @abc.abstractmethod
     def momentum(self, ratio: Float[Array, ""]) -> Float[Array, ""]:
-        """What is kept of the displacement before, for a step ``ratio`` times as long as that one."""
+        """Share of the displacement before that is kept, by a step ``ratio`` times as long: by default nothing."""
+        return jnp.zeros_like(ratio)
 
-    @abc.abstractmethod
     def moments(self, moments: Float[Array, " order"], ratio: Float[Array, ""]) -> Float[Array, " order"]:
-        """``sum_j w_j s_j^p`` for p below the order, from the integrals of these powers over the step."""
+        """``sum_j w_j s_j^p`` for p below the order, from the integrals of these powers: by default those."""
+        return moments
 
 
 class AdamsBashforth(AbstractMultistep):
@@ -52,14 +51,6 @@ class AdamsBashforth(AbstractMultistep):
 
     def __init__(self, order: int = 2) -> None:
         self.order = check_order(order)
-
-    def momentum(self, ratio: Float[Array, ""]) -> Float[Array, ""]:
-        """See `AbstractMultistep.momentum`."""
-        return jnp.zeros_like(ratio)
-
-    def moments(self, moments: Float[Array, " order"], ratio: Float[Array, ""]) -> Float[Array, " order"]:
-        """See `AbstractMultistep.moments`."""
-        return moments
 
 
 def power_moments(kind: str, order: int, step: Float[Array, ""]) -> Float[Array, " order"]:

@@ -88,10 +88,17 @@ def make_nodes(path: AbstractPath, times: Any, num_steps: int) -> Nodes:
             "noise; for others use weighted with log_target = log prior + log likelihood."
         )
     dtype = jnp.result_type(float)
-    found = _equal(path, num_steps, dtype) if times is None else check_floats("times", times, "step")
-    signal = jax.vmap(path.coefficients)(found)[:, 0]
-    nodes = Nodes(found, signal, jax.vmap(path.variance)(found))
-    ratio = np.asarray(_log_ratio(path, found), np.float64)
+    # What is known is checked in compiled code too.
+    with jax.ensure_compile_time_eval():
+        found = _equal(path, num_steps, dtype) if times is None else check_floats("times", times, "step")
+        if not isinstance(found, jax.core.Tracer) and (np.abs(np.asarray(found) - 0.5) > 0.5).any():
+            raise ValueError(f"times={np.asarray(found)}: expected increasing times within [0, 1].")
+        signal = jax.vmap(path.coefficients)(found)[:, 0]
+        nodes = Nodes(found, signal, jax.vmap(path.variance)(found))
+        ratios = _log_ratio(path, found)
+    if isinstance(ratios, jax.core.Tracer):
+        return nodes
+    ratio = np.asarray(ratios, np.float64)
     if not (np.isfinite(ratio).all() and (np.diff(ratio) > 0).all()):
         raise ValueError(
             f"Signal over noise of {type(path).__name__} at times {np.asarray(found)[:3]} is {np.exp(ratio[:3])}: "

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from ._coordinates import Chart, Coordinate, make_chart
 from ._fields import AbstractFields
 from ._multistep import AbstractMultistep, multistep
+from ._points import check_points
 from ._runge_kutta import Rule, check_rule, integrate, over_points
 from ._times import make_times
 
@@ -53,7 +54,7 @@ def flow(
 
     Reference: Albergo, Boffi, Vanden-Eijnden, Stochastic interpolants, arXiv:2303.08797, eq. 2.31.
     """
-    x = jnp.asarray(x)
+    x, condition = check_points(fields, x, condition)
     grid = make_times(times, num_steps, x.dtype, reverse=reverse)
     if isinstance(rule, AbstractMultistep):
         return _multistep(fields, x, make_chart(fields.path, grid, rule.kind or coordinate), condition, rule)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import check_positive
-from ._path import AbstractPath
+from ._path import AbstractPath, is_known
 from ._two_sided import quarter_sine
 
 
@@ -167,4 +167,6 @@ class EDM(AbstractPath):
 
 def _sigmas(low: Any, high: Any) -> tuple[Array, Array]:
     low, high = (check_positive(n, v, unit="units of the points") for n, v in (("sigma_min", low), ("sigma_max", high)))
+    if is_known((low, high)) and not float(low) < float(high):
+        raise ValueError(f"sigma_min={float(low):g} and sigma_max={float(high):g}: expected the first to be smaller.")
     return low, high

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 
 class AbstractPath(eqx.Module):
@@ -57,6 +57,18 @@ class AbstractPath(eqx.Module):
     ) -> Float[Array, " *event"]:
         """The point x_t of one draw of the ends and the noise."""
         return combine(self.coefficients(t), ends) + self.gamma(t) * noise
+
+
+def check_path(path: Any) -> AbstractPath:
+    """A path."""
+    if not isinstance(path, AbstractPath):
+        raise ValueError(f"path is {type(path).__name__}: expected a path such as Linear() or OneSidedLinear().")
+    return path
+
+
+def is_known(tree: PyTree) -> bool:
+    """Whether numbers can be read: in compiled code, whether they are constants of it and not its arguments."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def combine(weights: Float[Array, " end"], ends: Sequence[Float[Array, " *event"]]) -> Float[Array, " *event"]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._fields import AbstractFields
 from ._ode import flow
+from ._points import check_points
 from ._runge_kutta import Rule, integrate, over_points
 from ._times import make_times
 
@@ -49,7 +50,7 @@ def reflow(
 
     Reference: Liu, Gong, Liu, Flow straight and fast, arXiv:2209.03003, section 2.2 and theorem 3.5.
     """
-    base = jnp.asarray(base)
+    base, condition = check_points(fields, base, condition)
     return base, flow(fields, base, num_steps=num_steps, rule=rule, condition=condition)
 
 
@@ -79,7 +80,7 @@ def straightness(
 
     Reference: Liu, Gong, Liu, Flow straight and fast, arXiv:2209.03003, eq. 5.
     """
-    base = jnp.asarray(base)
+    base, condition = check_points(fields, base, condition)
     return _straightness(fields, base, make_times(times, num_steps, base.dtype), condition, rule)
 
 

@@ -15,6 +15,7 @@ from ...models._types import Key
 from .._checks import check_count, check_floats, check_key, check_positive
 from ._fields import AbstractFields
 from ._noising import Nodes, make_nodes
+from ._points import check_fields, check_log_density
 
 
 def red_diff(
@@ -53,7 +54,9 @@ def red_diff(
     Reference: Mardani et al., A variational perspective on solving inverse problems with diffusion models,
     arXiv:2305.04391, algorithm 1 with the weights "linear" in noise over signal.
     """
+    check_fields(fields)
     init = check_floats("init", init, "n, d")
+    check_log_density("log_likelihood", log_likelihood, init.shape[1:], init.dtype)
     nodes = make_nodes(fields.path, times, check_count("num_steps", num_steps, 2))
     weights = [check_positive(n, v, init.dtype, "no units") for n, v in (("weight", weight), ("rate", learning_rate))]
     return _optimise(check_key(key), fields, log_likelihood, init, nodes, *weights)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._points import check_moved
+
 Rule: TypeAlias = Literal["euler", "heun", "rk4"]
 Velocity: TypeAlias = Callable[[Array, PyTree], PyTree]
 """``velocity(t, state)`` of one time and a state, all of whose leaves move."""
@@ -52,5 +54,8 @@ def integrate(velocity: Velocity, state: PyTree, grid: Float[Array, " step"], ru
 def over_points(field: Callable[..., Array], t: Array, points: Array, condition: PyTree) -> Array:
     """A field at one time and many points, each with its own condition."""
     if condition is None:
-        return jax.vmap(field, (None, 0))(t, points)
-    return jax.vmap(field, (None, 0, 0))(t, points, condition)
+        found = jax.vmap(field, (None, 0))(t, points)
+    else:
+        found = jax.vmap(field, (None, 0, 0))(t, points, condition)
+    check_moved(found, points)
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from .._checks import check_count, check_positive
 from ._coordinates import levels, times_at
-from ._path import AbstractPath
+from ._path import AbstractPath, check_path, is_known
 
 Spacing: TypeAlias = Literal["log-ratio", "power", "time"]
 
@@ -43,10 +44,16 @@ def spaced_times(
     eq. 5.
     """
     count = check_count("num_steps", num_steps, 1)
+    if not is_known(check_path(path)):
+        raise ValueError(
+            f"{type(path).__name__} is an argument of compiled code, where its noise levels are not known: compute the "
+            "times outside, and pass them in."
+        )
     if spacing not in get_args(Spacing):
         raise ValueError(f"spacing={spacing!r}: expected one of {list(get_args(Spacing))}.")
-    power = float(check_positive("rho", rho, unit="no units"))
-    edge = float(check_positive("cut", cut, unit="units of time"))
+    with jax.ensure_compile_time_eval():
+        power = float(check_positive("rho", rho, unit="no units"))
+        edge = float(check_positive("cut", cut, unit="units of time"))
     if edge >= 0.5:
         raise ValueError(f"cut={edge:g}: expected less than half of the time.")
     if spacing == "time":
@@ -56,7 +63,7 @@ def spaced_times(
             f"{type(path).__name__} has two ends and no ratio of noise to data: expected a path from noise, or "
             "spacing='time'."
         )
-    signal, noise = (np.asarray(level, float) for level in levels(path, jnp.array([0.0, 0.5, 1.0], float)))
+    signal, noise = _levels(path, [0.0, 0.5, 1.0])
     open_start, open_end = bool(signal[0] == 0.0), bool(noise[-1] == 0.0)
     if not (noise[:-1] * signal[1:] > noise[1:] * signal[:-1]).all():
         raise ValueError(
@@ -68,7 +75,7 @@ def spaced_times(
         # With one or two steps there is nothing to spread but the middle.
         return np.arange(count + 1) / count
     first, last = edge if open_start else 0.0, 1.0 - edge if open_end else 1.0
-    signal, noise = (np.asarray(level, float) for level in levels(path, jnp.array([first, last], float)))
+    signal, noise = _levels(path, [first, last])
     high, low = noise / signal
     share = np.arange(inner + 1) / inner
     if spacing == "log-ratio":
@@ -78,3 +85,9 @@ def spaced_times(
     found = times_at(path, ratios)
     found[0], found[-1] = first, last
     return np.concatenate([[0.0] * open_start, found, [1.0] * open_end])
+
+
+def _levels(path: AbstractPath, times: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    with jax.ensure_compile_time_eval():
+        signal, noise = levels(path, jnp.array(times, float))
+        return np.asarray(signal, float), np.asarray(noise, float)

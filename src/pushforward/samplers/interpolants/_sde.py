@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ...models._types import Key
 from .._checks import check_key, check_positive
 from ._fields import AbstractFields
+from ._points import check_points
 from ._runge_kutta import over_points
 from ._times import make_times
 
@@ -58,19 +59,31 @@ def diffuse(
     """
     if rule not in get_args(SDERule):
         raise ValueError(f"rule={rule!r}: expected one of {list(get_args(SDERule))}.")
-    x = jnp.asarray(x)
+    x, condition = check_points(fields, x, condition)
     grid = make_times(times, num_steps, x.dtype, reverse=reverse)
     return _diffuse(check_key(key), fields, x, grid, make_diffusion(epsilon, x.dtype), condition, rule)
 
 
 def make_diffusion(epsilon: Any, dtype: Any) -> Any:
     """Epsilon checked: a number as an array, a function of time as it is."""
-    return epsilon if callable(epsilon) else check_positive("epsilon", epsilon, dtype, "units of variance", zero=True)
+    if not callable(epsilon):
+        return check_positive("epsilon", epsilon, dtype, "units of variance", zero=True)
+    with jax.ensure_compile_time_eval():
+        for time in (0.25, 0.5, 0.75):
+            level = diffusion_at(epsilon, jnp.asarray(time, dtype))
+            if not isinstance(level, jax.core.Tracer) and not float(level) >= 0.0:
+                raise ValueError(f"epsilon({time}) is {float(level):g}: expected at least zero at all times.")
+    return epsilon
 
 
 def diffusion_at(epsilon: Any, t: Float[Array, ""]) -> Float[Array, ""]:
     """Epsilon at one time."""
-    return jnp.asarray(epsilon(t), t.dtype) if callable(epsilon) else epsilon
+    if not callable(epsilon):
+        return epsilon
+    level = jnp.asarray(epsilon(t), t.dtype)
+    if level.shape != ():
+        raise ValueError(f"epsilon(t) has shape {level.shape}: expected one number, the same for all coordinates.")
+    return level
 
 
 def drift(

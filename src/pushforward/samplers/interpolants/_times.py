@@ -18,25 +18,31 @@ def make_times(times: Any, num_steps: int, dtype: Any, *, reverse: bool = False)
         ValueError: for times that do not increase, or that leave [0, 1].
     """
     num_steps = check_count("num_steps", num_steps, 1)
-    if times is None:
-        # Whole multiples keep symmetric grids symmetric, and the last time exactly one.
-        found = jax.numpy.asarray(np.arange(num_steps + 1) / num_steps, dtype)
-    else:
-        found = check_floats("times", times, "step").astype(dtype)
-        if not isinstance(found, jax.core.Tracer):
-            held = np.asarray(found)
-            if len(held) < 2 or not (np.diff(held) > 0).all() or held[0] < 0 or held[-1] > 1:
-                raise ValueError(
-                    f"times={held}: expected at least two, increasing, within [0, 1]; for the way back pass them "
-                    "increasing too, with reverse=True."
-                )
-    return found[::-1] if reverse else found
+    # What is known is checked, and steps are planned from it, in compiled code too.
+    with jax.ensure_compile_time_eval():
+        if times is None:
+            # Whole multiples keep symmetric grids symmetric, and the last time exactly one.
+            found = jax.numpy.asarray(np.arange(num_steps + 1) / num_steps, dtype)
+        else:
+            found = check_floats("times", times, "step").astype(dtype)
+            if not isinstance(found, jax.core.Tracer):
+                held = np.asarray(found)
+                if len(held) < 2 or not (np.diff(held) > 0).all() or held[0] < 0 or held[-1] > 1:
+                    raise ValueError(
+                        f"times={held}: expected at least two, increasing, within [0, 1] and in {dtype}; for the way "
+                        "back pass them increasing too, with reverse=True."
+                    )
+        return found[::-1] if reverse else found
 
 
 def check_span(start: float, end: float) -> None:
     """Two different times in [0, 1]."""
     for name, time in (("start", start), ("end", end)):
-        if not 0.0 <= float(time) <= 1.0:
+        try:
+            valid = 0.0 <= float(time) <= 1.0
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
             raise ValueError(f"{name}={time!r}: expected a time in [0, 1].")
     if start == end:
         raise ValueError(f"start and end are both {start!r}: expected two times.")

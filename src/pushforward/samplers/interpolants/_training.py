@@ -24,7 +24,7 @@ from ._learned_fields import LearnedFields, Network, Quantity, check_predicts, d
 from ._losses import QuadraticLoss, needs_antithetic
 from ._networks import FieldNetwork
 from ._pairings import AbstractCoupling, check_coupling, num_values
-from ._path import AbstractPath
+from ._path import AbstractPath, check_path
 from ._training_kernel import InterpolantTraining, Loss, Problem
 
 CHECKPOINT_KIND = "interpolant"
@@ -119,8 +119,7 @@ def train(
     check_key(key)
     check_count("num_steps", num_steps, 1)
     check_count("batch_size", batch_size, 2)
-    if not isinstance(path, AbstractPath):
-        raise ValueError(f"path is {type(path).__name__}: expected a path such as Linear() or OneSidedLinear().")
+    check_path(path)
     decay = check_positive("averaging", averaging, unit="no units", zero=True)
     if float(decay) >= 1.0:
         raise ValueError(f"averaging={averaging}: expected a decay below 1.")
@@ -145,6 +144,8 @@ def train(
         networks = tuple(network) if isinstance(network, list | tuple) else (network,)  # type: ignore[assignment]
     preconditioner = ends.preconditioner(to_ends, _SCALE_DRAWS) if precondition else None
     fields = LearnedFields(path, names, *networks, preconditioner=preconditioner)
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss={loss!r}: expected a function loss(key, fields, ends, condition), or None.")
     if loss is None:
         loss = QuadraticLoss(antithetic=needs_antithetic(path, names))
     kernel = InterpolantTraining(

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._gamma import AbstractGamma, Brownian, SineSquared
+from ._gamma import AbstractGamma, Brownian, SineSquared, check_gamma
 from ._path import AbstractPath, root
 
 
@@ -20,7 +20,7 @@ class Linear(AbstractPath):
     """
 
     num_ends: ClassVar[int] = 2
-    noise: AbstractGamma = eqx.field(default_factory=Brownian)
+    noise: AbstractGamma = eqx.field(default_factory=Brownian, converter=check_gamma)
 
     def coefficients(self, t: Float[Array, ""]) -> Float[Array, " end"]:
         """See `AbstractPath.coefficients`."""
@@ -42,7 +42,7 @@ class Trigonometric(AbstractPath):
     """
 
     num_ends: ClassVar[int] = 2
-    noise: AbstractGamma = eqx.field(default_factory=Brownian)
+    noise: AbstractGamma = eqx.field(default_factory=Brownian, converter=check_gamma)
 
     def coefficients(self, t: Float[Array, ""]) -> Float[Array, " end"]:
         """See `AbstractPath.coefficients`."""
@@ -62,7 +62,7 @@ class EncodingDecoding(AbstractPath):
     """
 
     num_ends: ClassVar[int] = 2
-    noise: AbstractGamma = eqx.field(default_factory=SineSquared)
+    noise: AbstractGamma = eqx.field(default_factory=SineSquared, converter=check_gamma)
 
     def coefficients(self, t: Float[Array, ""]) -> Float[Array, " end"]:
         """See `AbstractPath.coefficients`."""
@@ -82,7 +82,7 @@ class Mirror(AbstractPath):
     """
 
     num_ends: ClassVar[int] = 1
-    noise: AbstractGamma = eqx.field(default_factory=Brownian)
+    noise: AbstractGamma = eqx.field(default_factory=Brownian, converter=check_gamma)
 
     def coefficients(self, t: Float[Array, ""]) -> Float[Array, " end"]:
         """See `AbstractPath.coefficients`."""

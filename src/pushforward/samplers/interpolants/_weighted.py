@@ -14,6 +14,7 @@ from ...models._types import Key
 from .._checks import check_key, check_positive
 from .._tempering import effective_sample_size
 from ._cloud import Cloud, check_threshold, log_mean_exp, new_cloud, relative_variance, resample_where_few
+from ._points import check_log_density, check_points
 from ._sde import Diffusion, make_diffusion
 from ._times import make_times
 from ._transition import Driving, Located, locate, transition
@@ -98,12 +99,9 @@ def weighted(
     Reference: He et al., FEAT: free energy estimators with adaptive transport, arXiv:2504.11516, section 3; Del Moral,
     Doucet and Jasra, Sequential Monte Carlo samplers, 2006, for the resampling.
     """
-    x = jnp.asarray(x)
-    if x.ndim < 2 or x.shape[0] < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"x has shape {x.shape} and dtype {x.dtype}: expected at least two points, (n, *event), in floating-point "
-            "numbers."
-        )
+    x, condition = check_points(fields, x, condition, least=2, finite=False)
+    for name, end in (("log_base", log_base), ("log_target", log_target)):
+        check_log_density(name, end, x.shape[1:], x.dtype)
     epsilon = noisy(epsilon, x.dtype)
     grid = make_times(times, num_steps, x.dtype, reverse=reverse)
     if resample is not None:

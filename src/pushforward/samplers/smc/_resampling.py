@@ -54,7 +54,7 @@ def resample(
     weights = jnp.where(alive, weights, 0.0)
     weights = weights / jnp.sum(weights)
     slots = jnp.maximum(jnp.sum(alive), 1).astype(dtype)
-    rank = jnp.cumsum(alive) - 1
+    rank = jnp.cumsum(alive, dtype=jnp.int32) - 1
     if scheme == "transport":
         if particles is None:
             raise ValueError('resample("transport") without particles: expected their positions, of shape (n, d).')
@@ -81,7 +81,7 @@ def resample(
             ends = jnp.cumsum(certain.astype(jnp.int32))
             listed = jnp.searchsorted(ends, rank, side="right")
             parents = jnp.where(rank < ends[-1], jnp.minimum(listed, count - 1), chosen)
-    return jnp.where(alive, parents, own)
+    return jnp.where(alive, parents.astype(own.dtype), own)
 
 
 def check_scheme(name: str, scheme: str) -> Scheme:
