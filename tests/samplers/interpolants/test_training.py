@@ -228,6 +228,7 @@ def test_non_finite_losses_stop_the_run():
         ({"optimizer": 1e-3}, "optax"),
         ({"network": lambda t, x, c: jnp.zeros((2, 2))}, "to learn"),
         ({"path": "linear"}, "expected a path"),
+        ({"checkpoint_every": "a"}, "checkpoint_every='a'"),
         ({"predicts": 3}, "expected different names"),
         ({"loss": "quadratic"}, "expected a function loss"),
         ({"target": lambda key, num: jnp.zeros((3, 2))}, r"target\(key, 2\) returned an array of shape \(3, 2\)"),

@@ -74,11 +74,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"There is no checkpoint at '{path}'. Expected the path given as checkpoint= to pf.fit or pf.sample."
+            f"There is no checkpoint at '{path}'. Expected the path given as checkpoint= to pf.fit, pf.sample or "
+            "interpolants.train."
         )
     foreign = (
-        f"'{path}' is not a pushforward checkpoint. Expected a file written by checkpoint= of pf.fit or pf.sample; a "
-        "saved posterior is opened with pf.load."
+        f"'{path}' is not a pushforward checkpoint. Expected a file written by checkpoint= of pf.fit, pf.sample "
+        "or interpolants.train; a saved posterior is opened with pf.load."
     )
     try:
         with zipfile.ZipFile(path) as archive:

@@ -85,8 +85,11 @@ def run(
         chunk: fixed number of steps per chunk; None grows chunks until they take about half a second.
 
     Raises:
+        ValueError: for seconds between saves that are no number.
         NonFiniteError: at the first step whose `AbstractKernel.health` is not finite.
     """
+    if isinstance(save_every, bool) or not isinstance(save_every, int | float) or not save_every >= 0:
+        raise ValueError(f"checkpoint_every={save_every!r}: expected seconds between saves, a number of at least 0.")
     shapes = _one_record.eval_shape(kernel, state, key)
     capacity = _capacity(shapes)
     buffer = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
