@@ -59,7 +59,7 @@ def test_points_that_are_none(mover):
     for condition in (np.zeros(4), 1.0, {"a": np.zeros((2, 3))}):
         with pytest.raises(ValueError, match=r"condition has an array of shape .* for 3 points"):
             mover(NOISY, POINTS, condition=condition)
-    with pytest.raises(ValueError, match="condition holds a str"):
+    with pytest.raises(ValueError, match="An entry of condition is str"):
         mover(NOISY, POINTS, condition="label")
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import as_array
+
 
 def check_points(
     fields: Any, x: Any, condition: PyTree = None, *, least: int = 1, finite: bool = True
@@ -22,10 +24,7 @@ def check_points(
         ValueError: for what are no fields, or no points, or conditions of other points.
     """
     check_fields(fields)
-    try:
-        points = jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"x is {type(x).__name__}: expected an array of points, shape (n, *event).") from error
+    points = as_array("x", x, "an array of points, shape (n, *event)")
     if points.ndim < 2 or points.shape[0] < least or not jnp.issubdtype(points.dtype, jnp.floating):
         raise ValueError(
             f"x has shape {points.shape} and dtype {points.dtype}: expected at least {least} point(s), (n, *event), in "
@@ -45,12 +44,7 @@ def check_condition(condition: PyTree, count: int) -> PyTree:
     """Arrays with one leading entry per point."""
 
     def one(leaf: Any) -> Array:
-        try:
-            found = jnp.asarray(leaf)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"condition holds a {type(leaf).__name__}: expected arrays with one leading entry per point."
-            ) from error
+        found = as_array("An entry of condition", leaf, "an array with one leading entry per point")
         if found.shape[:1] != (count,):
             raise ValueError(
                 f"condition has an array of shape {found.shape} for {count} points: expected one leading entry per "
