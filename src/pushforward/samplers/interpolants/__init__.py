@@ -17,6 +17,7 @@ from ._dps import dps as dps
 from ._edm import edm as edm
 from ._exact_fields import MixtureFields as MixtureFields
 from ._fields import AbstractFields as AbstractFields
+from ._fixed_condition import FixedCondition as FixedCondition
 from ._free_energy import Estimate as Estimate
 from ._free_energy import FreeEnergy as FreeEnergy
 from ._free_energy import free_energy as free_energy

@@ -32,7 +32,7 @@ def dps(
 
     Args:
         key: typed key.
-        fields: of a one-sided path.
+        fields: of a one-sided path; conditional ones as `FixedCondition`.
         log_likelihood: of one point.
         dim: dimension of a point.
         num_particles: points, independent of each other.

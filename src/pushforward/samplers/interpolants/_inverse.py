@@ -66,7 +66,8 @@ def posterior(
 
     Args:
         key: typed key.
-        fields: of a path with one end, the data, whose coefficient over noise rises with time.
+        fields: of a path with one end, the data, whose coefficient over noise rises with time; conditional ones as
+            `FixedCondition`.
         log_likelihood: of one point. Twice differentiable.
         dim: dimension of a point.
         num_particles: at least two.

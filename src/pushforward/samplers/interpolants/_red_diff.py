@@ -37,7 +37,7 @@ def red_diff(
 
     Args:
         key: typed key.
-        fields: of a one-sided path.
+        fields: of a one-sided path; conditional ones as `FixedCondition`.
         log_likelihood: of one point.
         init: where each point starts, such as the least-squares solution of the observation.
         num_steps: noise levels, unless ``times`` are given.
