@@ -23,7 +23,7 @@ import verify_interpolants
 import verify_particles
 import verify_transport
 import verify_vi
-from sections import Section
+from sections import Section, yes
 
 from pushforward.models import zoo
 
@@ -143,20 +143,33 @@ def import_section() -> Section:
     )
 
 
+def _span(shown: list[str]) -> str:
+    """A figure that several cases measured: the smallest and the largest, or all where they are no numbers."""
+    if len(shown) == 1 or shown[0].startswith("("):
+        return "; ".join(shown)
+    return f"{min(shown, key=float)} to {max(shown, key=float)} ({len(shown)} cases)"
+
+
 def tests_section() -> Section:
     """Figures that tests record with the fixture ``figure``."""
     if not TESTS.exists():
         raise SystemExit(f"{TESTS.relative_to(ROOT)} is missing: run pytest with --junitxml={TESTS.relative_to(ROOT)}.")
-    rows: list[tuple[str, ...]] = []
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     cases = xml.etree.ElementTree.parse(TESTS).getroot().findall(".//testcase")
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     for case in cases:
         for note in case.findall("properties/property[@name='figure']"):
-            rows.append((*json.loads(note.get("value", "")), "no" if case in failed else "yes"))
+            what, shown, bound = json.loads(note.get("value", ""))
+            found.setdefault((what, bound), []).append((shown, case not in failed))
+    rows = [
+        (what, _span([s for s, _ in each]), bound, yes(all(ok for _, ok in each)))
+        for (what, bound), each in found.items()
+    ]
     skipped = sum(case.find("skipped") is not None for case in cases)
+    folders = sorted({(case.get("classname") or "").rpartition(".")[0].replace(".", "/") for case in cases})
     note = (
-        f"{len(cases)} tests, slow ones included: {len(cases) - len(failed) - skipped} passed, {skipped} skipped, "
-        f"{len(failed)} failed"
+        f"{len(cases)} tests of {', '.join(folders)}, slow ones included: {len(cases) - len(failed) - skipped} passed, "
+        f"{skipped} skipped, {len(failed)} failed"
         + ("." if not failed else ": " + ", ".join(f"{c.get('classname')}::{c.get('name')}" for c in failed) + ".")
         + " Figures that tests measure on their way:"
     )

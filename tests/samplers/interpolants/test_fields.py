@@ -57,7 +57,7 @@ def cases(dims: list[int], chosen: list[tuple[si.AbstractPath, int]]) -> list:
 @pytest.mark.parametrize(
     ("path", "dim"), cases([1, 2, 50], [(path, 2) for path in SOME] + [(TWO_SIDED[0], 50), (ONE_SIDED[0], 1)]), ids=name
 )
-def test_velocity_is_end_velocity_less_noise(path, dim):
+def test_velocity_is_end_velocity_less_noise(path, dim, figure):
     """B = v - gamma gamma' s, where each of the three is computed on its own."""
     exact = fields(path, dim)
     points = jnp.asarray(np.random.default_rng(3).normal(size=(4, dim)))
@@ -68,11 +68,12 @@ def test_velocity_is_end_velocity_less_noise(path, dim):
         return (b - (v - path.spreading(t) * s)) / (1.0 + jnp.abs(b))
 
     error = jax.vmap(lambda t: jax.vmap(lambda x: off(t, x))(points))(TIMES)
+    figure("Interpolants: b - (v - gamma gamma' s)", float(np.abs(error).max()), "< 1e-10")
     assert np.abs(error).max() < 1e-10
 
 
 @pytest.mark.parametrize(("path", "dim"), cases([1, 2], [(path, 2) for path in SOME]), ids=name)
-def test_fokker_planck(path, dim):
+def test_fokker_planck(path, dim, figure):
     """D log rho / dt + div b + b . s = 0, all derivatives taken of the law itself."""
     exact = fields(path, dim)
     points = jnp.asarray(np.random.default_rng(3).normal(size=(4, dim)))
@@ -87,6 +88,7 @@ def test_fokker_planck(path, dim):
 
     times = TIMES.at[3].set(0.51)
     error = jax.vmap(lambda t: jax.vmap(lambda x: residual(t, x))(points))(times)
+    figure("Interpolants: residual of the Fokker-Planck equation", float(np.abs(error).max()), "< 1e-8")
     assert np.abs(error).max() < 1e-8
 
 

@@ -50,8 +50,10 @@ def test_prior_of_an_inverse_problem():
     # Without its constant the likelihood is N(2; x, 1/4) sqrt(pi / 2).
     truth = -0.25 - 0.5 * np.log(np.pi) + 0.5 * np.log(np.pi / 2.0)
     assert float(found.log_evidence) == pytest.approx(truth, abs=4.0 * float(found.standard_error) + 1e-3)
-    # Four standard errors of 2,000 draws.
+    # Four standard errors of 2,000 draws, of the mean and of the variance.
     assert mean == pytest.approx(1.75, abs=4.0 * (0.125 / 2_000) ** 0.5)
+    variance = float(weights @ (found.particles[:, 0] - mean) ** 2)
+    assert variance == pytest.approx(0.125, abs=4.0 * 0.125 * (2.0 / 2_000) ** 0.5)
 
 
 def test_bad_input():

@@ -94,7 +94,7 @@ def exact(path, target=TARGET):
 @pytest.mark.parametrize(
     ("path", "rule", "coordinate", "order"), fast(ORDERS, ORDERS[4], ORDERS[10], several=True), ids=title
 )
-def test_orders(path, rule, coordinate, order):
+def test_orders(path, rule, coordinate, order, figure):
     """Errors fall with the order of the rule, over unequal steps where noise levels make them so."""
     fields = exact(path)
     scale = jnp.maximum(path.gamma(jnp.zeros(())), 1.0)
@@ -108,7 +108,9 @@ def test_orders(path, rule, coordinate, order):
         times = si.spaced_times(path, int(count), spacing=spacing)
         found = si.flow(fields, start, times=times, rule=rule, coordinate=coordinate)
         errors.append(np.abs(found - truth).max())
-    assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.2)
+    slope = float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
+    figure(f"Solvers of order {order}: order less {order}", -slope - order, "within 0.2")
+    assert slope == pytest.approx(-order, abs=0.2)
 
 
 @pytest.mark.slow

@@ -229,6 +229,7 @@ def test_non_finite_losses_stop_the_run():
         ({"network": lambda t, x, c: jnp.zeros((2, 2))}, "to learn"),
         ({"path": "linear"}, "expected a path"),
         ({"checkpoint_every": "a"}, "checkpoint_every='a'"),
+        ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0"),
         ({"predicts": 3}, "expected different names"),
         ({"loss": "quadratic"}, "expected a function loss"),
         ({"target": lambda key, num: jnp.zeros((3, 2))}, r"target\(key, 2\) returned an array of shape \(3, 2\)"),

@@ -122,7 +122,7 @@ AXIS = jnp.linspace(-7.0, 7.0, 32)
 
 
 @pytest.mark.slow
-def test_correlated_gaussians_on_a_grid():
+def test_correlated_gaussians_on_a_grid(figure):
     """Two dimensions, axis by axis: value, cross-covariance, derivatives in mean and covariance, Hessian product."""
     grid, epsilon = pf.transport.Grid((AXIS, AXIS)), 1.5
     other = jnp.asarray([0.3, -0.2]), jnp.asarray([[0.8, -0.3], [-0.3, 1.1]])
@@ -144,12 +144,19 @@ def test_correlated_gaussians_on_a_grid():
 
     found, expected = solved(at), truth(at)
     assert found.converged
+    figure("Normals on a grid: relative error of the value", abs(float(found.cost / expected.cost) - 1.0), "<= 1e-6")
     np.testing.assert_allclose(found.cost, expected.cost, rtol=1e-6)
     cross = (grid.points - at[:2]).T @ found.apply(grid.points - other[0])
+    off = float(jnp.abs(cross - expected.cross_covariance).max())
+    figure("Normals on a grid: error of the cross-covariance", off, "<= 1e-6")
     np.testing.assert_allclose(cross, expected.cross_covariance, atol=1e-6)
     slope = jax.jit(jax.grad(lambda p: solved(p).cost))
-    np.testing.assert_allclose(slope(at), jax.grad(lambda p: truth(p).cost)(at), rtol=1e-6, atol=1e-7)
+    exact = jax.grad(lambda p: truth(p).cost)(at)
+    figure("Normals on a grid: error of the gradient", float(jnp.abs(slope(at) - exact).max()), "<= 1e-6")
+    np.testing.assert_allclose(slope(at), exact, rtol=1e-6, atol=1e-7)
     along = jnp.asarray([0.6, -0.3, 0.2, 0.1, -0.4])
     product = jax.grad(lambda p: jnp.vdot(slope(p), along))(at)
     difference = (slope(at + 1e-4 * along) - slope(at - 1e-4 * along)) / 2e-4
+    off = float(jnp.abs(product - difference).max())
+    figure("Normals on a grid: Hessian-vector product less differences", off, "<= 1e-4")
     np.testing.assert_allclose(product, difference, rtol=1e-4, atol=1e-6)
